@@ -1,0 +1,5 @@
+"""asyncio tricks live here and nowhere else."""
+
+from toska_mesh.aio.latest import Latest
+
+__all__ = ["Latest"]

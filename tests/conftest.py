@@ -1,0 +1,35 @@
+"""What holds for every test: no task is left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import settings
+
+from tests.support.tasks import describe
+
+settings.register_profile("mesh", deadline=None)  # a busy machine is no failure of the code
+# For `make test-unit`, which people wait for; `make test` tries every property with hypothesis' own number of examples.
+settings.register_profile("quick", settings.get_profile("mesh"), max_examples=15)
+settings.load_profile("mesh")
+
+_LAST_STEPS = 20
+"""Steps of the loop in which a cancelled task may still end; no time passes in them."""
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_left_behind() -> AsyncIterator[None]:
+    """Fails the test whose tasks outlive it.
+
+    Set up first, so torn down last: what a fixture of the test owns is gone by now.
+    """
+    yield
+    for _ in range(_LAST_STEPS):
+        if not _others():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("tasks left behind: " + "; ".join(map(describe, _others())), pytrace=False)
+
+
+def _others() -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
