@@ -1,0 +1,98 @@
+"""Silence is evidence: how long is too long to wait for an instance, judged by how its service usually answers.
+
+`RecentLatency` remembers the answers of one service in a histogram that forgets; `is_suspect` compares an instance's
+oldest silent request with it. A suspect is only passed over while others are eligible, and no longer than it is silent,
+so a wrong suspicion costs nothing but a detour.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Final
+
+_GROWTH: Final = 2 ** (1 / 4)
+_BOUNDS: Final = tuple(0.0001 * _GROWTH**step for step in range(81))
+"""Upper bounds of the buckets in seconds: 0.1 ms to about 105 s, each 19 % above the last."""
+
+_SETTLE_EVERY: Final = 64
+
+
+class RecentLatency:
+    """Answer times of one service, the newest `memory` counting most. O(1) per answer; one event loop."""
+
+    __slots__ = ("_counts", "_fresh", "_memory", "_p99", "_settled")
+
+    def __init__(self, memory: int = 2048) -> None:
+        """`memory`: after so many answers all counts are halved. Raises ValueError below 64."""
+        if memory < _SETTLE_EVERY:
+            raise ValueError(f"memory {memory} is below {_SETTLE_EVERY}")
+        self._memory = memory
+        self._counts = [0] * (len(_BOUNDS) + 1)
+        self._settled = 0  # answers that `_p99` knows of
+        self._fresh = 0  # answers since
+        self._p99: float | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many answers are remembered (older ones as halves)."""
+        return self._settled + self._fresh
+
+    def observe(self, seconds: float) -> None:
+        """Count one answer."""
+        self._counts[bisect_left(_BOUNDS, seconds)] += 1
+        self._fresh += 1
+        if self._fresh >= _SETTLE_EVERY:
+            self._settle()
+
+    def p99(self) -> float | None:
+        """The 99th percentile in seconds, rounded up to a bucket's bound (19 % at most); None without answers.
+
+        Computed anew every 64 answers (before the first 64: each time), so it may be asked often.
+        """
+        return self._p99 if self._settled else self.quantile(0.99)
+
+    def _settle(self) -> None:
+        self._settled += self._fresh
+        self._fresh = 0
+        if self._settled >= self._memory:
+            self._counts = [count >> 1 for count in self._counts]
+            self._settled = sum(self._counts)
+        self._p99 = self.quantile(0.99)
+
+    def quantile(self, fraction: float) -> float | None:
+        """Any quantile, computed now; None without answers."""
+        if not self.samples:
+            return None
+        left = fraction * self.samples
+        for bound, count in zip(_BOUNDS, self._counts, strict=False):
+            left -= count
+            if left <= 1e-9:
+                return bound
+        return float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class SuspicionPolicy:
+    """When silence becomes suspect. Raises ValueError for values without a meaning."""
+
+    min_seconds: float = 1.0
+    factor: float = 20.0
+    """Times the recent p99 of the service."""
+    min_samples: int = 10
+    """With fewer answers the service's habits are unknown and `unknown_seconds` is the bound."""
+    unknown_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (self.min_seconds > 0 and self.factor > 0 and self.unknown_seconds > 0):
+            raise ValueError("a suspicion policy needs seconds and a factor above 0")
+
+    def threshold_seconds(self, latency: RecentLatency) -> float:
+        """How long a request may wait silently before its instance is suspect."""
+        p99 = latency.p99()
+        if p99 is None or latency.samples < self.min_samples:
+            return self.unknown_seconds
+        return max(self.min_seconds, self.factor * p99)
+
+
+def is_suspect(oldest_sent_at: float | None, now: float, threshold_seconds: float) -> bool:
+    """Whether an instance whose oldest silent request was sent then is suspect now; None: it owes no answer."""
+    return oldest_sent_at is not None and now - oldest_sent_at >= threshold_seconds
