@@ -1,0 +1,210 @@
+"""The gateway process: builds the parts, wires them, runs until told to stop, drains."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Never
+
+import aiohttp
+
+from toska_mesh.admin import AdminServer, Health, run_daemon
+from toska_mesh.gateway.accesslog import AccessLog
+from toska_mesh.gateway.adminapi import admin_routes
+from toska_mesh.gateway.auth import KeySetFetcher, TokenChecker, static_keys
+from toska_mesh.gateway.client import ClientConnection
+from toska_mesh.gateway.dashboard import PREFIX, Dashboard
+from toska_mesh.gateway.listener import Listener, upstream_tls
+from toska_mesh.gateway.local import health_handlers
+from toska_mesh.gateway.proxy import Proxy
+from toska_mesh.gateway.routing import CHECK, Routing
+from toska_mesh.gateway.settings import GatewaySettings
+from toska_mesh.gateway.sharedlimit import SharedRateLimiter
+from toska_mesh.gateway.workers import refuse_to_replace, supervise
+from toska_mesh.registry.consul import (
+    ConsulClient,
+    ConsulFollower,
+    ConsulOptions,
+    ConsulVerdictFollower,
+    FollowerOptions,
+    SnapshotFile,
+)
+from toska_mesh.router import RoutingPolicy
+from toska_mesh.settings import mask_credentials
+from toska_mesh.telemetry import event_log, new_metrics_registry
+from toska_mesh.telemetry.logs import log_writer
+
+MAX_NOTICE_SECONDS = 1.0
+"""Between "not ready" and the closed port: time for balancers in front of us to notice."""
+
+MAX_WAIT_FOR_TABLE_SECONDS = 5.0
+
+log = event_log("gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a worker gets from its supervisor."""
+
+    listener: socket.socket
+    limit_table: int
+    """Descriptor of the shared rate limit (`sharedlimit`)."""
+    admin_socket: str
+    """Path of the Unix socket for its part of the admin API."""
+
+
+async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
+    """The gateway as the settings want it: alone, or as several workers."""
+    if settings.worker_count > 1:
+        await supervise(settings, stop)
+    else:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, refuse_to_replace)
+        await serve(settings, stop)
+
+
+async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inherited | None = None) -> None:
+    """Serve in this process until `stop` is set, then drain. The one function that knows every part."""
+    health = Health(awaited=[CHECK])
+    metrics = new_metrics_registry("gateway")
+    tokens, key_set = _token_checker(settings)
+    async with (
+        ConsulClient(ConsulOptions.from_settings(settings)) as consul,
+        aiohttp.ClientSession() as outgoing,
+        _background_tasks() as tasks,
+    ):
+        proxy = Proxy(
+            settings,
+            tasks,
+            access_log=AccessLog(log_writer()) if settings.access_log else None,
+            tokens=tokens,
+            key_set=key_set,
+            upstream_tls=upstream_tls(settings),
+            limiter=_shared_limiter(settings, inherited),
+        )
+        metrics.register(proxy.stats)
+        proxy.local = health_handlers(health)
+        proxy.guarded_prefix = PREFIX.encode()
+        proxy.guarded_handler = Dashboard(settings, outgoing, lambda: proxy.table).handle
+        routing = Routing(
+            proxy,
+            RoutingPolicy(expose_all=settings.expose == "all", slow_start_seconds=settings.slow_start_seconds),
+            health,
+        )
+        follower = ConsulFollower(
+            consul,
+            FollowerOptions(wait_seconds=settings.route_refresh_seconds),
+            on_refresh=routing.on_refresh,
+            on_trouble=routing.on_trouble,
+            snapshot_file=SnapshotFile(Path(settings.snapshot_path)) if settings.snapshot_path else None,
+        )
+        listener = Listener(settings, lambda: ClientConnection(proxy), inherited.listener if inherited else None)
+        if inherited is None:
+            await listener.open()  # before anything else: a port that is taken is said at once
+        async with AdminServer(
+            settings.admin_host,
+            settings.admin_port,
+            variable="GATEWAY_ADMIN_PORT",
+            health=health,
+            metrics=metrics,
+            routes=admin_routes(proxy, settings),
+            unix_path=inherited.admin_socket if inherited else "",
+        ) as admin:
+            tasks.create_task(routing.run(), name="keep routes")
+            tasks.create_task(follower.follow(routing.catalog), name="follow catalog")
+            tasks.create_task(ConsulVerdictFollower(consul).follow(routing.verdicts), name="follow verdicts")
+            tasks.create_task(proxy.run(), name="tick")
+            if key_set is not None:
+                tasks.create_task(key_set.run(), name="fetch keys now and then")
+            if inherited is not None:
+                await _until_routable(routing)
+                await listener.open()
+            _say_hello(settings, listener.port, admin.port)
+            await stop.wait()
+            await _drain(settings, health, proxy, listener)
+
+
+async def _until_routable(routing: Routing) -> None:
+    """A worker shares its port: while it has no table yet, others may, so it lets them take the first requests.
+
+    Not for long: without a registry nobody has one, and an answer that says so is better than none.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(MAX_WAIT_FOR_TABLE_SECONDS):
+            await routing.has_table.wait()
+
+
+async def _drain(settings: GatewaySettings, health: Health, proxy: Proxy, listener: Listener) -> None:
+    deadline = proxy.clock() + settings.drain_seconds
+    health.start_draining()
+    proxy.is_draining = True  # from now on every answer asks its client to connect anew, elsewhere
+    log.info("draining", clients=len(proxy.clients), seconds=settings.drain_seconds)
+    await asyncio.sleep(min(MAX_NOTICE_SECONDS, settings.drain_seconds / 4))
+    await listener.close()
+    await proxy.drain(deadline - proxy.clock())
+
+
+@contextlib.asynccontextmanager
+async def _background_tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group whose tasks end with its body: nobody reads what they make after that."""
+
+    class _Finished(Exception):  # noqa: N818 - never seen outside
+        pass
+
+    async def end() -> Never:
+        raise _Finished
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+            tasks.create_task(end(), name="end")
+    except* _Finished:
+        pass
+
+
+def _token_checker(settings: GatewaySettings) -> tuple[TokenChecker | None, KeySetFetcher | None]:
+    if not settings.is_auth_on:
+        return None, None
+    checker = TokenChecker(
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        static_keys(settings),
+        wall_clock=time.time,  # noqa: TID251 - tokens are dated by the wall clock
+    )
+    fetcher = KeySetFetcher(settings.jwt_jwks_url, checker, time.monotonic) if settings.jwt_jwks_url else None
+    return checker, fetcher
+
+
+def _shared_limiter(settings: GatewaySettings, inherited: Inherited | None) -> SharedRateLimiter | None:
+    if inherited is None or not settings.rate_limit_enabled:
+        return None
+    return SharedRateLimiter(inherited.limit_table, settings.rate_limit_permits, settings.rate_limit_window_seconds)
+
+
+def _say_hello(settings: GatewaySettings, port: int, admin_port: int) -> None:
+    log.info(
+        "gateway_listening",
+        host=settings.host,
+        port=port,
+        admin_port=admin_port,
+        tls=bool(settings.tls_cert),
+        prefix=settings.route_prefix,
+        registry=mask_credentials(settings.consul_address),
+    )
+    if not settings.is_auth_on:
+        log.warning(
+            "authentication_off",
+            consequence="every route is public, the dashboard's too",
+            remedy="set JWT_SECRET_KEY, JWT_JWKS_URL or JWT_PUBLIC_KEY_FILE",
+        )
+
+
+def main() -> Never:
+    run_daemon("toska-gateway", GatewaySettings, run, "reverse proxy: routes, balances, retries, limits, authenticates")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,639 @@
+"""The client side of the data path: one HTTP/1.1 connection, its requests one after the other.
+
+It parses (RFC 9112), keeps order when a client pipelines, and applies backpressure; what a request means is decided by
+the proxy, how it is answered by its exchange.
+"""
+
+import asyncio
+import fcntl
+import re
+import socket
+import struct
+import termios
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from toska_mesh.gateway import problems
+from toska_mesh.gateway.exchange import Exchange, Phase
+from toska_mesh.gateway.goodbye import close_idle
+from toska_mesh.gateway.headers import KINDS
+from toska_mesh.gateway.problems import Problem
+from toska_mesh.gateway.request import HeaderBlock, Peer, make_head, read_block, refused_head
+from toska_mesh.telemetry import event_log
+
+if TYPE_CHECKING:
+    from toska_mesh.gateway.proxy import Proxy
+
+NEVER = float("inf")
+
+LINGER_SECONDS = 2.0
+"""How long the rest of a refused request is read and thrown away, so that the answer arrives (RFC 9112 section 9.6)."""
+
+EARLY_TUNNEL_BYTES = 64 * 1024
+RAW_RELAY_MIN_BYTES = 64 * 1024
+
+MAX_PIPELINED = 128
+"""Requests that may wait behind the one being answered; a client that sends more at once is not listened to further."""
+
+log = event_log("gateway.client")
+
+
+_FIRST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[!-~]*) HTTP/1\.1\r\n")
+"""First lines that need no parser (RFC 9112 section 3): usual methods, origin form, visible ASCII."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client. Implements `exchange.Downstream`."""
+
+    __slots__ = (
+        "_block",
+        "_block_bytes",
+        "_body_left",
+        "_current",
+        "_early",
+        "_early_bytes",
+        "_has_eof",
+        "_head_bytes",
+        "_headers",
+        "_holds",
+        "_in_head",
+        "_in_tunnel",
+        "_incoming",
+        "_is_advancing",
+        "_is_broken",
+        "_is_closing",
+        "_overhead",
+        "_parser",
+        "_queue",
+        "_raw_left",
+        "_target",
+        "_trailers",
+        "_unsent",
+        "deadline",
+        "idle_since",
+        "is_writing_paused",
+        "peer",
+        "proxy",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, proxy: "Proxy") -> None:
+        self.proxy = proxy
+        self.peer: Peer
+        self.deadline = NEVER
+        """When the proxy's tick ends this connection for not moving; seconds on the loop's clock."""
+        self.idle_since = proxy.now
+        self.is_writing_paused = False
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._target = b""
+        self._trailers = b""
+        self._in_head = False
+        self._head_bytes = 0
+        self._block: HeaderBlock | None = None  # of the last request
+        self._block_bytes = b""  # as it came on the wire; empty when it may not be used again
+        self._overhead = 0  # bytes of a chunked request since the last that belonged to its body
+        self._body_left = 0
+        self._raw_left = 0
+        self._incoming: Exchange | None = None  # whose request is being received
+        self._current: Exchange | None = None  # whose answer is under way
+        self._queue: deque[Exchange] = deque()  # pipelined behind it
+        self._early: list[bytes] = []  # what came after a request to switch protocols
+        self._early_bytes = 0
+        self._in_tunnel = False
+        self._holds = False
+        self._has_eof = False
+        self._is_advancing = False
+        self._is_broken = False  # what still comes is not looked at; answers that are due are still given
+        self._is_closing = False  # nor is anything answered any more
+        self._unsent = NEVER  # bytes that the client had not taken when that was last looked at
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        proxy = self.proxy
+        address = transport.get_extra_info("peername")
+        scheme = "https" if transport.get_extra_info("sslcontext") is not None else "http"
+        self.peer = proxy.make_peer(str(address[0]) if address else "unknown", scheme)
+        self.deadline = proxy.now + proxy.header_timeout
+        if not proxy.add_client(self):
+            self._refuse_unparsed(problems.TOO_MANY_CONNECTIONS, "")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.proxy.clients.discard(self)
+        self._is_closing = self._is_broken = True
+        current, self._current = self._current, None
+        if current is not None:
+            if self._in_tunnel and current.phase is Phase.TUNNEL:
+                current.end_tunnel()
+            else:
+                current.on_client_left()
+        for exchange in self._queue:
+            exchange.on_client_left()
+        self._queue.clear()
+
+    def eof_received(self) -> bool:
+        # TLS knows no half-closed connection; a tunnel is not kept open for one direction.
+        if self._in_tunnel or self._current is None or self.peer.scheme == "https":
+            return False
+        incoming = self._incoming
+        if incoming is not None and not incoming.request_complete:
+            if incoming is self._current:
+                return False  # it left in the middle of a request
+            self._queue.remove(incoming)
+            self._incoming = None
+            incoming.on_client_left()
+        self._has_eof = self._is_broken = True
+        self.deadline = self.proxy.now
+        # Half-closed and still reading, or gone altogether? The two look alike until something is written, and an
+        # interim answer is always allowed (RFC 9110 section 15.2): one that is gone resets the connection, which
+        # `expire` looks for, as the loop does not after the end of what can be read.
+        if self._current.client_speaks_11 and self._current.phase is not Phase.RELAYING:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def pause_writing(self) -> None:
+        self.is_writing_paused = True
+        self._unsent = NEVER
+        self.deadline = self.proxy.now + self.proxy.idle_timeout
+        if self._current is not None:
+            self._current.on_client_paused()
+
+    def resume_writing(self) -> None:
+        self.is_writing_paused = False
+        if self._current is not None:
+            self._current.on_client_resumed()
+        elif self._queue:
+            self._advance()
+        self._await_client()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_broken:
+            return
+        if self._in_tunnel:
+            self.deadline = self.proxy.now + self.proxy.idle_timeout
+            if self._current is not None:
+                self._current.on_client_tunnel_data(data)
+            return
+        if self._raw_left:
+            data = self._relay_raw(data)
+            if not data or self._is_broken:
+                return
+        parser = self._parser
+        if parser is None:
+            self._hold_early(data)
+            return
+        is_fresh = self._incoming is None and not self._in_head
+        if is_fresh and self._block_bytes and self._repeats_block(data):
+            return
+        self._block_bytes = b""
+        if self._in_head or self._incoming is None:
+            if not self._head_bytes:
+                self.deadline = self.proxy.now + self.proxy.header_timeout
+            self._head_bytes += len(data)
+        else:
+            self.deadline = self.proxy.now + self.proxy.idle_timeout
+            self._overhead += len(data)
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._on_upgrade(data[upgrade.args[0] :])
+            return
+        except HttpParserCallbackError:
+            log.exception("request_failed_inside", client=self.peer.address)
+            self._give_up()
+            return
+        except HttpParserError as exc:
+            # What comes after a request with `Connection: close` is none of our business (RFC 9112 section 9.6).
+            if "Data after `Connection: close`" in str(exc):
+                self._is_broken = True
+            else:
+                self._on_unparsable(problems.BAD_FRAMING, str(exc))
+            return
+        self._after_feed()
+        if is_fresh:
+            self._keep_block(data)
+
+    # -- what the parser calls
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._target = b""
+        self._trailers = b""
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._headers.append((name, value))
+        elif not KINDS[name]:
+            self._trailers += b"%b: %b\r\n" % (name, value)
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser is None or self._is_broken:
+            return
+        if len(self._queue) >= MAX_PIPELINED:
+            # The last answer that is given says close: a client that pipelines must be ready for it (section 9.3.2).
+            self._queue[-1].closes = self._is_broken = True
+            return
+        self._in_head = False
+        proxy = self.proxy
+        if self._head_bytes > proxy.max_header_bytes and self._exact_head_bytes() > proxy.max_header_bytes:
+            self._head_bytes = 0
+            self._refuse_unparsed(problems.HEAD_TOO_LARGE, f"the head is larger than {proxy.max_header_bytes} bytes")
+            return
+        self._head_bytes = 0
+        block = read_block(parser.get_http_version(), self._headers, self.peer)
+        head = make_head(parser.get_method(), self._target, block, self.peer, proxy.rng)
+        self._headers = []
+        self._block = block
+        exchange = Exchange(proxy, self, head, proxy.clock())
+        self._incoming = exchange
+        if head.has_body:
+            self._body_left = head.content_length
+            self.deadline = proxy.now + proxy.idle_timeout
+        else:
+            exchange.request_complete = True
+            self.deadline = NEVER
+        if head.refusal is not None:
+            exchange.closes = self._is_broken = True
+        self._enqueue(exchange)
+
+    def on_body(self, data: bytes) -> None:
+        exchange = self._incoming
+        if exchange is not None:
+            self._body_left -= len(data)
+            self._overhead = 0
+            if exchange is self._current or not self._is_queued_body_too_large(exchange, len(data)):
+                exchange.on_request_data(data)
+
+    def on_message_complete(self) -> None:
+        exchange, self._incoming = self._incoming, None
+        if exchange is not None and not exchange.request_complete:
+            if self._body_left > 0 or (exchange.head.is_chunked and self._parser_stops_early()):
+                self._incoming = exchange  # the parser saw `Upgrade` and does not look for a body: see `_on_upgrade`
+                return
+            self.deadline = NEVER
+            exchange.on_request_end(self._trailers)
+
+    # -- exchange.Downstream
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def hold_reading(self, on_hold: bool) -> None:
+        if on_hold is self._holds or self._has_eof or self.transport.is_closing():
+            return
+        self._holds = on_hold
+        if on_hold:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def finish(self, exchange: Exchange, close: bool) -> None:
+        if exchange is not self._current:
+            return
+        self._current = None
+        if close or (self._is_broken and not self._queue):
+            self._close_gently(is_request_complete=exchange.request_complete and not self._is_broken)
+        elif self._queue:
+            self._advance()
+        else:
+            self.idle_since = self.proxy.now
+            self.deadline = self.idle_since + self.proxy.keep_alive
+            self.hold_reading(False)
+            if self._in_head:
+                self.deadline = self.idle_since + self.proxy.header_timeout
+            elif self._parser is None:
+                self._resume_parsing()
+
+    def cut(self) -> None:
+        self._is_closing = self._is_broken = True
+        self._current = None
+        raw = self.transport.get_extra_info("socket")
+        if raw is not None:
+            # A reset, not a FIN: an answer that ends with the connection must not look complete.
+            try:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            except OSError:
+                pass
+        self.transport.abort()
+
+    def enter_tunnel(self) -> bytes:
+        self._in_tunnel = True
+        self.deadline = self.proxy.now + self.proxy.idle_timeout
+        early, self._early = b"".join(self._early), []
+        self.hold_reading(False)
+        return early
+
+    # -- what the proxy's tick and drain call
+
+    @property
+    def is_idle(self) -> bool:
+        """Between two requests, and nothing of the next one has come."""
+        return self._current is None and not self._queue and not self._in_head and not self._is_closing
+
+    def expire(self) -> None:
+        """The deadline has passed without the movement that was due."""
+        current, now = self._current, self.proxy.now
+        if self.is_writing_paused or self._is_closing:
+            if not self._takes_slowly():
+                self.cut_off(current)
+        elif self._has_eof and current is not None:
+            if _has_error(self.transport):
+                self.cut_off(current)
+        elif self._in_tunnel:
+            self._expire_tunnel(current, now)
+        elif current is None:
+            if self._in_head:
+                self._refuse_unparsed(problems.REQUEST_TIMEOUT, "the request's head did not arrive in time")
+            else:
+                close_idle(self.transport)  # unless the next request has just come
+        elif current.request_complete:
+            self.deadline = NEVER  # it is not the client that has to move
+        elif current.phase is Phase.RELAYING:
+            self.deadline = now + self.proxy.idle_timeout  # the answer moves, or `check_upstream` ends it
+        elif self._holds:
+            self.deadline = now + self.proxy.idle_timeout
+            current.closes = True
+            current.give_up_waiting()  # it is the upstream that does not take the body
+        else:
+            current.closes = True
+            current.refuse(problems.REQUEST_TIMEOUT, "the request's body stopped arriving")
+
+    def cut_off(self, current: Exchange | None) -> None:
+        """End the connection of a client that takes nothing any more."""
+        if current is not None:
+            current.on_client_left()
+        self.cut()
+
+    def _expire_tunnel(self, current: Exchange | None, now: float) -> None:
+        connection = current.connection if current is not None else None
+        moved_at = connection.moved_at if connection is not None else 0.0
+        if now - moved_at < self.proxy.idle_timeout:
+            self.deadline = moved_at + self.proxy.idle_timeout  # the other direction moves
+        elif current is not None:
+            current.end_tunnel()
+
+    def _takes_slowly(self) -> bool:
+        """Whether the client has taken some of what waits for it since this was last asked; sets the deadline anew."""
+        unsent = self.transport.get_write_buffer_size() + _unacknowledged(self.transport)
+        if not 0 < unsent < self._unsent:
+            return False
+        self._unsent = unsent
+        self.deadline = self.proxy.now + self.proxy.idle_timeout
+        return True
+
+    def check_upstream(self, now: float) -> None:
+        """Give up on an answer that has stopped moving, unless it is the client who does not take it."""
+        current = self._current
+        if current is None or current.phase is not Phase.RELAYING or self.is_writing_paused:
+            return
+        connection = current.connection
+        if connection is not None and connection.moved_at and now - connection.moved_at >= self.proxy.idle_timeout:
+            current.on_connection_broken("the answer stopped moving")
+
+    # -- inside
+
+    def _enqueue(self, exchange: Exchange) -> None:
+        # Not before the client takes what it was sent: answers would pile up here (each may be of any size).
+        if self._current is None and not self.is_writing_paused and not self._queue:
+            self._start(exchange)
+        else:
+            self._queue.append(exchange)
+            self.hold_reading(True)
+
+    def _keep_block(self, data: bytes) -> None:
+        """Remember the header block of a request that came in one read and alone, to know it again."""
+        block = self._block
+        if block is None or self._incoming is not None or self._in_head or self._is_broken or block.has_body:
+            return
+        if block.refusal is None and block.upgrade is None and block.is_11 and data.count(b"\r\n\r\n") == 1:
+            line = _FIRST_LINE.match(data)
+            if line is not None and data.endswith(b"\r\n\r\n"):
+                self._block_bytes = data[line.end() :]
+
+    def _repeats_block(self, data: bytes) -> bool:
+        """Take a request whose header block is, byte for byte, that of the request before it.
+
+        The parser would come to the same result: the block is the same, and the first line has only what it accepts.
+        """
+        block_bytes, block = self._block_bytes, self._block
+        line = _FIRST_LINE.match(data)
+        if (
+            line is None
+            or block is None
+            or len(data) != line.end() + len(block_bytes)
+            or not data.endswith(block_bytes)
+            or len(data) > self.proxy.max_header_bytes
+            or len(self._queue) >= MAX_PIPELINED
+        ):
+            return False
+        proxy = self.proxy
+        method, target = line.groups()
+        exchange = Exchange(proxy, self, make_head(method, target, block, self.peer, proxy.rng), proxy.clock())
+        exchange.request_complete = True
+        self.deadline = NEVER
+        if exchange.head.refusal is not None:
+            exchange.closes = self._is_broken = True
+        self._enqueue(exchange)
+        return True
+
+    def _start(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self.proxy.handle(exchange)
+
+    def _advance(self) -> None:
+        """Start what waits. A loop, not a recursion: many answers can be given at once."""
+        if self._is_advancing:
+            return
+        self._is_advancing = True
+        while self._queue and self._current is None and not self.is_writing_paused and not self._is_closing:
+            exchange = self._queue.popleft()
+            exchange.begin(self.proxy.clock())
+            if not exchange.request_complete:
+                self._await_client()
+            self._start(exchange)
+        self._is_advancing = False
+        if not self._is_closing:
+            self._await_client()
+            if not self._queue:
+                self.hold_reading(False)
+
+    def _await_client(self) -> None:
+        """Set the deadline for what the client owes now."""
+        proxy, incoming = self.proxy, self._incoming
+        is_receiving = incoming is not None and not incoming.request_complete
+        if is_receiving or self._in_tunnel or self.is_writing_paused or self._is_closing:
+            self.deadline = proxy.now + proxy.idle_timeout
+        elif self._current is not None or self._queue:
+            self.deadline = NEVER
+        else:
+            self.deadline = proxy.now + (proxy.header_timeout if self._in_head else proxy.keep_alive)
+
+    def _after_feed(self) -> None:
+        incoming = self._incoming
+        if self._is_broken:
+            return
+        if incoming is None or self._in_head:
+            if self._head_bytes > self.proxy.max_header_bytes and self._in_head:
+                self._refuse_unparsed(
+                    problems.HEAD_TOO_LARGE, f"the head is larger than {self.proxy.max_header_bytes} bytes"
+                )
+        elif incoming.head.is_chunked:
+            if self._overhead > self.proxy.max_header_bytes:
+                self._on_unparsable(problems.HEAD_TOO_LARGE, "the chunk extensions or trailers are too large")
+        elif self._body_left >= RAW_RELAY_MIN_BYTES:
+            # A long body of known length needs no parser: bytes are counted and passed on.
+            self._raw_left = self._body_left
+            self._parser = HttpRequestParser(self)
+
+    def _exact_head_bytes(self) -> int:
+        """The head alone, without what came behind it in the same read: `name: value CRLF` each, and the first line."""
+        return len(self._target) + 16 + sum(len(name) + len(value) + 4 for name, value in self._headers)
+
+    def _relay_raw(self, data: bytes) -> bytes:
+        """Pass on a part of a long body; gives what follows the body."""
+        left = self._raw_left - len(data)
+        rest = b""
+        if left < 0:
+            data, rest = data[:left], data[left:]
+            left = 0
+        self._raw_left = self._body_left = left
+        self.deadline = self.proxy.now + self.proxy.idle_timeout
+        exchange = self._incoming
+        if exchange is not None:
+            if exchange is self._current or not self._is_queued_body_too_large(exchange, len(data)):
+                exchange.on_request_data(data)
+            if not left:
+                self.on_message_complete()
+        return rest
+
+    def _is_queued_body_too_large(self, exchange: Exchange, more: int) -> bool:
+        """A request whose turn has not come is refused when it comes: answers keep the order of their requests."""
+        limit = self.proxy.max_request_bytes
+        if not limit or exchange.bytes_in + more <= limit:
+            return False
+        self._incoming = None
+        exchange.head.refusal = (problems.TOO_LARGE, f"the request body is larger than {limit} bytes")
+        exchange.closes = self._is_broken = True
+        return True
+
+    def _parser_stops_early(self) -> bool:
+        return self._parser is not None and self._parser.should_upgrade()
+
+    def _on_upgrade(self, rest: bytes) -> None:
+        """The parser stops behind the head of any request with `Upgrade`, even in front of its body."""
+        incoming = self._incoming
+        if self._is_broken:
+            return
+        if incoming is not None and incoming.head.is_chunked:
+            self._on_unparsable(problems.BAD_REQUEST, "a request to switch protocols cannot be chunked here")
+            return
+        last = self._queue[-1] if self._queue else self._current
+        if incoming is None and last is not None and last.wants_upgrade:
+            self._parser = None
+            self._hold_early(rest)
+            return
+        # Nobody switches (RFC 9110 section 7.8 lets a server pass the wish over): what follows is plain HTTP.
+        self._parser = HttpRequestParser(self)
+        if incoming is not None:
+            self._raw_left = self._body_left
+        if rest:
+            self.data_received(rest)
+
+    def _resume_parsing(self) -> None:
+        """The upstream did not switch protocols: what the client sent since is its next request."""
+        self._parser = HttpRequestParser(self)
+        early, self._early = b"".join(self._early), []
+        self._early_bytes = 0
+        if early:
+            self.data_received(early)
+
+    def _hold_early(self, data: bytes) -> None:
+        """Bytes behind a request to switch protocols wait until the upstream has agreed."""
+        if not data:
+            return
+        self._early.append(data)
+        self._early_bytes += len(data)
+        if self._early_bytes > EARLY_TUNNEL_BYTES:
+            self.hold_reading(True)
+
+    def _on_unparsable(self, problem: Problem, why: str) -> None:
+        """Nothing that follows can be understood: say so when the turn comes, and close."""
+        if self._is_broken:
+            return
+        incoming, self._incoming = self._incoming, None
+        if incoming is None or incoming.request_complete:
+            self._refuse_unparsed(problem, why)
+            return
+        self._is_broken = True
+        incoming.closes = True
+        if incoming is not self._current:
+            incoming.head.refusal = (problem, why)
+        elif incoming.phase not in (Phase.RELAYING, Phase.TUNNEL, Phase.DONE):
+            incoming.refuse(problem, why)
+
+    def _give_up(self) -> None:
+        """A bug of ours, not the client's mistake: the answer under way cannot be trusted, and what follows is lost."""
+        self._is_broken = True
+        self._in_head = False
+        current = self._current
+        if current is None:
+            self._refuse_unparsed(problems.INTERNAL, "")
+            return
+        current.closes = True
+        current.refuse(problems.INTERNAL)
+        if not self._is_closing:
+            self.cut()
+
+    def _refuse_unparsed(self, problem: Problem, detail: str) -> None:
+        """Answer something that never became a request, after the answers that are due before it."""
+        proxy = self.proxy
+        self._is_broken = True
+        self._in_head = False
+        exchange = Exchange(proxy, self, refused_head(problem, detail, self.peer, proxy.rng), proxy.clock())
+        exchange.closes = True
+        exchange.client_speaks_11 = True
+        self._enqueue(exchange)
+
+    def _close_gently(self, is_request_complete: bool) -> None:
+        """Close such that the answer arrives even though the client may still be sending (RFC 9112 section 9.6)."""
+        self._is_closing = self._is_broken = True
+        self._unsent = NEVER
+        for exchange in self._queue:
+            exchange.on_client_left()
+        self._queue.clear()
+        if self.transport.is_closing():
+            return
+        if is_request_complete or self._has_eof:
+            self.deadline = self.proxy.now + self.proxy.idle_timeout
+            self.transport.close()
+            return
+        self.deadline = self.proxy.now + LINGER_SECONDS
+        self.hold_reading(False)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+def _has_error(transport: asyncio.Transport) -> bool:
+    """Whether the other side has reset the connection."""
+    raw = transport.get_extra_info("socket")
+    return raw is not None and bool(raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+
+def _unacknowledged(transport: asyncio.Transport) -> int:
+    """Bytes in the kernel's send buffer that the other side has not taken (SIOCOUTQ); 0 where that cannot be told."""
+    raw = transport.get_extra_info("socket")
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except (OSError, AttributeError):
+        return 0

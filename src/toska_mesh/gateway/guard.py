@@ -1,0 +1,227 @@
+"""Keeping requests away from instances that fail or fall silent, and finding out when they are back.
+
+Two kinds of evidence block an instance: its breaker (failures in a row) and suspicion (a request has waited much longer
+than its service usually takes). What ends the block is never a client's request alone: a small probe of the gateway's
+own asks first, so that no client waits for an instance that may still be hung. The decisions are the resilience core's;
+this shell owns the circuits, reads the clock and runs the probes.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
+
+from toska_mesh.gateway.contained import ContainedTasks
+from toska_mesh.model import Instance
+from toska_mesh.model.metadata import HEALTH_CHECK_ENDPOINT
+from toska_mesh.resilience import BreakerPolicy, Circuit, Outcome, Permit, RecentLatency, State, SuspicionPolicy
+from toska_mesh.router import Service, Target
+from toska_mesh.telemetry import event_log
+
+PROBE_SECONDS = 1.0
+"""How long the gateway's own probe waits for the first bytes of an answer."""
+
+FIRST_PROBE_PAUSE_SECONDS = 0.5
+LONGEST_PROBE_PAUSE_SECONDS = 5.0
+
+log = event_log("gateway.guard")
+
+
+class Waiting(Protocol):
+    """A request that an instance owes an answer, seen from here."""
+
+    deadline: float
+    """When it stops waiting, seconds on the loop's clock."""
+
+    @property
+    def is_dialling(self) -> bool: ...
+
+    def move_on(self, why: str) -> None:
+        """Try another instance now, if that is safe and one is left; otherwise keep waiting."""
+
+    def give_up_waiting(self) -> None:
+        """The deadline has passed."""
+
+
+class Guarded(Target):
+    """The router's target with what the guard knows of it. The data path reads `circuit` on every request."""
+
+    __slots__ = ("answered_at", "circuit", "is_gone", "is_reviving", "is_suspect", "latency", "tls", "waiting")
+
+    def __init__(
+        self, instance: Instance, policy: BreakerPolicy, latency: RecentLatency, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(instance)
+        self.circuit = Circuit(policy)
+        self.latency = latency
+        """Shared by the instances of one service."""
+        self.waiting: dict[Waiting, float] = {}
+        """Requests sent of whose answer nothing has come, with the moment of their try; the oldest first."""
+        self.answered_at = 0.0
+        """When anything came from it last, seconds on the loop's clock."""
+        self.is_suspect = False
+        self.is_reviving = False
+        self.is_gone = False
+        self.tls = tls
+
+
+class Guard:
+    """Owner of all circuits. `tasks` runs the probes; everything lives on one event loop."""
+
+    def __init__(
+        self,
+        tasks: ContainedTasks,
+        clock: Callable[[], float],
+        suspicion: SuspicionPolicy,
+        on_transition: Callable[[Guarded, State, State], None],
+    ) -> None:
+        self._tasks = tasks
+        self._clock = clock
+        self._suspicion = suspicion
+        self._on_transition = on_transition
+
+    # -- the data path
+
+    def admit(self, target: Guarded, now: float) -> Permit | None:
+        """Leave for one request, asked only while the circuit is not clean. None: somebody else has the trial."""
+        was = target.circuit.state
+        permit = target.circuit.admit(now)
+        self._after_change(target, was)
+        return permit
+
+    def settle(self, target: Guarded, permit: Permit, outcome: Outcome, now: float) -> None:
+        """Report how a request ended; called for failures always, for successes while the circuit is not clean."""
+        was = target.circuit.state
+        target.circuit.settle(permit, outcome, now)
+        self._after_change(target, was)
+        if target.circuit.state is State.HALF_OPEN and outcome is Outcome.CANCELLED:
+            target.is_blocked = target.is_suspect  # the trial's slot is free again
+
+    def answered(self, target: Guarded) -> None:
+        """Something came from the instance: the suspicion is over."""
+        if target.is_suspect:
+            target.is_suspect = False
+            target.is_blocked = target.circuit.state is not State.CLOSED
+            log.info("instance_answers_again", service=target.instance.service, instance=target.instance.id)
+
+    def last_resort(self, service: Service, tried: Collection[Target]) -> Guarded | None:
+        """When every target is blocked: the least loaded one that is only suspect, one not tried yet before others."""
+        suspects = [
+            target
+            for target in service.targets
+            if isinstance(target, Guarded) and target.is_suspect and target.circuit.state is State.CLOSED
+        ]
+        return min(suspects, key=lambda target: (target in tried, target.in_flight), default=None)
+
+    def retry_after_seconds(self, service: Service, now: float) -> float:
+        """When the first breaker of the service lets a trial through, or the trial under way has been decided."""
+        moments = [
+            target.circuit.retry_at if target.circuit.state is State.OPEN else now
+            for target in service.targets
+            if isinstance(target, Guarded)
+        ]
+        return max(1.0, min(moments, default=now) - now)
+
+    # -- now and then
+
+    def tick(self, targets: Iterable[Guarded], now: float) -> None:
+        """Look for silence. Called about ten times a second with every target of the table."""
+        for target in targets:
+            if not target.waiting:
+                continue
+            for request in [request for request in target.waiting if request.deadline <= now]:
+                request.give_up_waiting()
+            if target.is_suspect or not target.waiting:
+                continue
+            # One slow request beside others that are answered is no silence.
+            silent_since = max(next(iter(target.waiting.values())), target.answered_at)
+            if now - silent_since >= self._suspicion.threshold_seconds(target.latency):
+                self._suspect(target, now - silent_since)
+
+    def _suspect(self, target: Guarded, waited: float) -> None:
+        target.is_suspect = True
+        target.is_blocked = True
+        log.warning(
+            "instance_silent",
+            service=target.instance.service,
+            instance=target.instance.id,
+            waited_seconds=round(waited, 3),
+            requests_waiting=len(target.waiting),
+        )
+        for request in list(target.waiting):
+            if request.is_dialling:
+                request.move_on("the dial is taking too long")
+        self._revive(target)
+
+    def _after_change(self, target: Guarded, was: State) -> None:
+        state = target.circuit.state
+        if state is was:
+            return
+        target.is_blocked = target.is_suspect or state is not State.CLOSED
+        self._on_transition(target, was, state)
+        log.warning(
+            "breaker_changed",
+            service=target.instance.service,
+            instance=target.instance.id,
+            previous=was.value,
+            current=state.value,
+        )
+        if state is State.OPEN:
+            self._revive(target)
+
+    # -- finding out whether it is back
+
+    def _revive(self, target: Guarded) -> None:
+        if not target.is_reviving:
+            target.is_reviving = True
+            self._tasks.create_task(self._ask_until_it_answers(target), name=f"revive {target.instance.id}")
+
+    async def _ask_until_it_answers(self, target: Guarded) -> None:
+        pause = FIRST_PROBE_PAUSE_SECONDS
+        try:
+            while target.is_blocked and (target.waiting or not target.is_gone):
+                wait = target.circuit.retry_at - self._clock()
+                if target.circuit.state is State.OPEN and not target.is_suspect and wait > 0:
+                    await asyncio.sleep(wait)
+                if await self._probe(target):
+                    if self._let_back(target):
+                        return
+                elif target.is_suspect:
+                    for request in list(target.waiting):
+                        request.move_on("the instance answers neither the request nor a probe")
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PROBE_PAUSE_SECONDS)
+        finally:
+            target.is_reviving = False
+
+    def _let_back(self, target: Guarded) -> bool:
+        """The probe was answered. A suspect that still owes an answer stays passed over: its silence is stronger."""
+        if target.is_suspect and target.waiting:
+            return False
+        self.answered(target)
+        if target.circuit.state is State.OPEN and target.circuit.is_open(self._clock()):
+            return False
+        target.is_blocked = False  # with a circuit that is not closed, the next request is its one trial
+        return True
+
+    async def _probe(self, target: Guarded) -> bool:
+        """Whether any HTTP answer comes in time. `OPTIONS *` (RFC 9110 section 9.3.7) where no health path is known."""
+        instance = target.instance
+        path = instance.metadata.get(HEALTH_CHECK_ENDPOINT, "")
+        is_usable = path.startswith("/") and path.isascii() and path.isprintable() and " " not in path
+        request = f"{f'GET {path}' if is_usable else 'OPTIONS *'} HTTP/1.1\r\nHost: {instance.endpoint.authority}\r\n"
+        writer = None
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                reader, writer = await asyncio.open_connection(
+                    instance.endpoint.host, instance.endpoint.port, ssl=target.tls
+                )
+                writer.write(f"{request}User-Agent: toska-gateway\r\nConnection: close\r\n\r\n".encode("latin-1"))
+                return (await reader.readexactly(7)) == b"HTTP/1."
+        except (OSError, TimeoutError, UnicodeError, asyncio.IncompleteReadError):
+            return False  # UnicodeError: the registry may hold names that are none
+        finally:
+            if writer is not None:
+                with contextlib.suppress(OSError):
+                    writer.transport.abort()

@@ -1,0 +1,454 @@
+"""The proxy: what every connection shares, and what happens to a request between its head and its instance.
+
+Order of the policies: the gateway's own health paths (never limited, never behind authentication), CORS preflights,
+rate limit, authentication, then the dashboard's paths and the routes. State that the connections touch hangs on this
+one object; everything lives on one event loop.
+"""
+
+import asyncio
+import ipaddress
+import math
+import random
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from toska_mesh.gateway import problems
+from toska_mesh.gateway.accesslog import AccessLog
+from toska_mesh.gateway.auth import KeySetFetcher, TokenChecker
+from toska_mesh.gateway.client import ClientConnection
+from toska_mesh.gateway.contained import ContainedTasks
+from toska_mesh.gateway.cors import Cors
+from toska_mesh.gateway.exchange import Exchange, Phase
+from toska_mesh.gateway.forwarded import TrustedProxies
+from toska_mesh.gateway.goodbye import close_idle
+from toska_mesh.gateway.guard import Guard, Guarded
+from toska_mesh.gateway.local import AsyncHandler, Handler, LocalAnswer
+from toska_mesh.gateway.paths import service_key, split_service
+from toska_mesh.gateway.request import VIA, Peer
+from toska_mesh.gateway.settings import GatewaySettings
+from toska_mesh.gateway.stats import NO_SERVICE, GatewayStats
+from toska_mesh.gateway.upstream import CoarseClock, Upstream, UpstreamConnection
+from toska_mesh.model import Instance
+from toska_mesh.model.metadata import SCHEME
+from toska_mesh.resilience import (
+    BreakerPolicy,
+    Decision,
+    Failure,
+    RateLimiter,
+    RecentLatency,
+    RetryBudget,
+    RetryPolicy,
+    State,
+    SuspicionPolicy,
+)
+from toska_mesh.router import RouteTable, Service, Target
+from toska_mesh.telemetry import event_log
+
+TICK_SECONDS = 0.1
+UPSTREAM_IDLE_SECONDS = 60.0
+"""An idle upstream connection is closed after this; most servers close theirs after 60 to 75 s."""
+
+log = event_log("gateway")
+
+
+class Limiter(Protocol):
+    """A rate limit: of this process alone, or shared between workers."""
+
+    def admit(self, client: str, now: float) -> Decision: ...
+
+
+class Proxy(CoarseClock):
+    """See the module. Made within a running loop; `run` must be going while connections are served.
+
+    `limiter` replaces the one that the settings ask for, when it is shared with other processes.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        tasks: asyncio.TaskGroup,
+        *,
+        access_log: AccessLog | None,
+        tokens: TokenChecker | None = None,
+        key_set: KeySetFetcher | None = None,
+        upstream_tls: ssl.SSLContext | None = None,
+        limiter: Limiter | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        # The loop's own clock stands still within an iteration and has steps of a millisecond under uvloop; this is
+        # the same clock (CLOCK_MONOTONIC) at full resolution.
+        self.clock = time.monotonic
+        self.now = self.clock()
+        self.rng = rng or random.Random()
+        self.is_draining = False
+        self.table: RouteTable | None = None
+        self._upstreams: list[Upstream] = []
+        self._departed: list[Upstream] = []
+        """Instances that left the table while they still owed answers: deadlines and suspicion hold for them too."""
+        self.clients: set[ClientConnection] = set()
+        self.access_log = access_log
+        self.stats = GatewayStats(self._gauges)
+        self.retry = RetryPolicy(
+            settings.retry_count, settings.retry_base_ms / 1000, settings.retry_backoff, settings.retry_jitter_ms / 1000
+        )
+        self.retry_budget = RetryBudget()
+        self._tasks = ContainedTasks(tasks)
+        self.guard = Guard(self._tasks, self.clock, SuspicionPolicy(), self._note_breaker)
+        self.max_request_bytes = settings.max_request_bytes
+        self.max_header_bytes = settings.max_header_bytes
+        self.header_timeout = settings.header_timeout_seconds
+        self.idle_timeout = settings.idle_timeout_seconds
+        self.keep_alive = settings.keep_alive_seconds
+        self.response_timeout = settings.response_timeout_seconds
+        self.total_timeout = settings.total_timeout_seconds
+        self._connect_timeout = settings.connect_timeout_seconds
+        self._max_connections = settings.max_connections
+        self.prefix = settings.route_prefix
+        self._prefix_bytes = settings.route_prefix.encode()
+        self.stale_since: float | None = None
+        self._breaker_policy = BreakerPolicy(settings.breaker_failure_threshold, settings.breaker_open_seconds)
+        self._latencies: dict[str, RecentLatency] = {}
+        self._upstream_tls = upstream_tls
+        self._proxies = TrustedProxies(settings.trusted_networks)
+        self._cors = Cors(settings.is_any_origin_allowed, settings.cors_allowed_origins)
+        if limiter is None and settings.rate_limit_enabled:
+            limiter = RateLimiter(settings.rate_limit_permits, settings.rate_limit_window_seconds)
+        self._limiter = limiter
+        self._tokens = tokens
+        self._key_set = key_set
+        self.local: Mapping[bytes, Handler] = {}
+        """Exact paths that are answered at once, before any policy."""
+        self.guarded_prefix = b""
+        """Paths below this are answered by `guarded_handler`, behind all policies."""
+        self.guarded_handler: AsyncHandler | None = None
+
+    # -- requests
+
+    def handle(self, exchange: Exchange) -> None:
+        """Decide what happens to a request whose head is complete."""
+        head = exchange.head
+        if head.refusal is not None:
+            exchange.refuse(*head.refusal)
+            return
+        local = self.local.get(head.path)
+        if local is not None:
+            answer = local(exchange)
+            exchange.answer(answer.status, _content_type(answer), answer.body, "ok")
+            return
+        exchange.response_fields = VIA + head.id_fields
+        if head.origin and self._answers_preflight(exchange):
+            return
+        if self._limiter is not None and self._is_over_limit(exchange, self._limiter):
+            return
+        if self._tokens is not None:
+            why = self._tokens.check(head.authorization, exchange.started)
+            if why:
+                self._refuse_token(exchange, self._tokens, why)
+                return
+        self._dispatch(exchange)
+
+    def _dispatch(self, exchange: Exchange) -> None:
+        head = exchange.head
+        if self.guarded_handler is not None and head.path.startswith(self.guarded_prefix):
+            self._run_local(exchange, self.guarded_handler)
+            return
+        table = self.table
+        if table is None:
+            exchange.refuse(problems.NOT_READY, "", b"Retry-After: 1\r\n")
+            return
+        if head.path == b"*":
+            exchange.answer(204, b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", b"", "ok")
+            return
+        split = split_service(head.path, self._prefix_bytes)
+        if split is None:
+            exchange.refuse(problems.NO_ROUTE, f"routes begin with {self.prefix}<service>")
+            return
+        name, path = split
+        service = table.by_bytes.get(name) or table.services.get(service_key(name))
+        if service is None:
+            exchange.refuse(problems.NO_ROUTE, f"there is no service {name.decode('utf-8', 'replace')!r}")
+            return
+        exchange.route = service.name
+        self.retry_budget.record_request(exchange.started)
+        limit = self.max_request_bytes
+        if limit and head.content_length > limit:
+            exchange.refuse(problems.TOO_LARGE, f"the request body is larger than {limit} bytes")
+            return
+        exchange.forward(service, path)
+
+    def _answers_preflight(self, exchange: Exchange) -> bool:
+        head = exchange.head
+        exchange.replaces_cors = True
+        if head.method == b"OPTIONS" and head.cors_method:
+            fields = self._cors.preflight_fields(head.origin)
+            if fields is None:
+                exchange.refuse(problems.FORBIDDEN_ORIGIN)
+            else:
+                exchange.answer(204, fields, b"", "preflight")
+            return True
+        exchange.response_fields += self._cors.response_fields(head.origin)
+        return False
+
+    def _is_over_limit(self, exchange: Exchange, limiter: Limiter) -> bool:
+        decision = limiter.admit(limit_key(exchange.head.client_address), exchange.started)
+        exchange.replaces_rate_limit = True
+        exchange.response_fields += b"RateLimit-Limit: %d\r\nRateLimit-Remaining: %d\r\nRateLimit-Reset: %d\r\n" % (
+            decision.limit,
+            decision.remaining,
+            math.ceil(decision.reset_seconds),
+        )
+        if decision.is_admitted:
+            return False
+        wait = max(1, int(-(-decision.retry_after_seconds // 1)))
+        exchange.refuse(problems.RATE_LIMITED, "", b"Retry-After: %d\r\n" % wait)
+        return True
+
+    def _refuse_token(self, exchange: Exchange, tokens: TokenChecker, why: str) -> None:
+        if self._key_set is not None and not tokens.knows_key_of(exchange.head.authorization):
+            exchange.phase = Phase.FETCHING_KEYS
+            self._tasks.create_task(self._check_with_new_keys(exchange, tokens), name="fetch keys")
+            return
+        error = b"" if not exchange.head.authorization else b', error="invalid_token"'
+        exchange.refuse(problems.UNAUTHORIZED, why, b'WWW-Authenticate: Bearer realm="toska"%b\r\n' % error)
+
+    async def _check_with_new_keys(self, exchange: Exchange, tokens: TokenChecker) -> None:
+        if self._key_set is not None:
+            await self._key_set.fetch()
+        if exchange.phase is not Phase.FETCHING_KEYS:
+            return  # the client left, or was refused for something else
+        exchange.phase = Phase.BETWEEN
+        exchange.begin(self.clock())
+        why = tokens.check(exchange.head.authorization, self.clock())
+        if why:
+            exchange.refuse(
+                problems.UNAUTHORIZED, why, b'WWW-Authenticate: Bearer realm="toska", error="invalid_token"\r\n'
+            )
+        else:
+            self._dispatch(exchange)
+
+    def _run_local(self, exchange: Exchange, handler: AsyncHandler) -> None:
+        exchange.phase = Phase.LOCAL
+        exchange.route = ""
+        self._tasks.create_task(self._answer_locally(exchange, handler), name="answer locally")
+
+    async def _answer_locally(self, exchange: Exchange, handler: AsyncHandler) -> None:
+        try:
+            answer = await handler(exchange)
+        except Exception:
+            log.exception("local_handler_failed", path=exchange.head.path.decode("latin-1"))
+            exchange.refuse(problems.INTERNAL)
+            return
+        exchange.answer(answer.status, _content_type(answer), answer.body, "ok")
+
+    # -- connections
+
+    def add_client(self, client: ClientConnection) -> bool:
+        """False when there are too many; the client is then told and closed."""
+        self.clients.add(client)
+        return len(self.clients) <= self._max_connections
+
+    def make_peer(self, address: str, scheme: str) -> Peer:
+        mapped = address.removeprefix("::ffff:")
+        return Peer(mapped if "." in mapped else address, scheme, self._proxies)
+
+    def make_upstream(self, instance: Instance) -> Target:
+        """For the route table: the object that an instance is represented by."""
+        latency = self._latencies.get(instance.service)
+        if latency is None:
+            latency = self._latencies[instance.service] = RecentLatency()
+        tls = self._upstream_tls if instance.metadata.get(SCHEME, "").strip().lower() == "https" else None
+        return Upstream(instance, self._breaker_policy, latency, tls)
+
+    def use_table(self, table: RouteTable) -> None:
+        """Swap the table. What runs goes on; pools of departed instances are closed."""
+        previous, self.table = self.table, table
+        for target in table.departed:
+            if isinstance(target, Upstream):
+                target.leave()
+                if target.in_flight:
+                    self._departed.append(target)
+        self._upstreams = [
+            target
+            for service in table.services.values()
+            for target in service.all_targets()
+            if isinstance(target, Upstream)
+        ]
+        if previous is not None and previous.services.keys() != table.services.keys():
+            for name in previous.services.keys() - table.services.keys():
+                gone = previous.services[name].name
+                self._latencies.pop(gone, None)
+                self.stats.forget(gone)
+
+    def present(self, service: Service) -> Service | None:
+        """The service as the newest table has it; None when it is gone."""
+        return self.table.service(service.name) if self.table is not None else None
+
+    def dial(self, upstream: Upstream, exchange: Exchange) -> None:
+        """Connect to the instance for this exchange; if it does not wait any more by then, for the next one."""
+        self._tasks.create_task(
+            self._dial(upstream, exchange, exchange.attempts), name=f"dial {upstream.instance.endpoint.authority}"
+        )
+
+    async def _dial(self, upstream: Upstream, exchange: Exchange, attempt: int) -> None:
+        endpoint = upstream.instance.endpoint
+        why = ""
+        connection: UpstreamConnection | None = None
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await self.loop.create_connection(
+                    lambda: UpstreamConnection(upstream, self),
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=upstream.tls,
+                    server_hostname=endpoint.host if upstream.tls is not None else None,
+                )
+        except TimeoutError:
+            why = "no connection in time"
+        except OSError as exc:
+            why = f"cannot connect: {exc.strerror or exc}"
+        except UnicodeError:
+            why = "cannot connect: the registered address is no host name"
+        if connection is not None and connection.transport.is_closing():
+            connection, why = None, "the instance closed the connection at once"
+        is_wanted = exchange.is_dialling and exchange.upstream is upstream and exchange.attempts == attempt
+        if connection is None:
+            if is_wanted:
+                exchange.on_dial_failed(why)
+        elif is_wanted:
+            exchange.on_dialled(connection)
+        else:
+            upstream.give_back(connection, self.clock())
+
+    # -- time
+
+    async def run(self) -> None:
+        """Until cancelled: look for silence, stuck connections and idle ones."""
+        ticks = 0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.now = self.clock()
+            ticks += 1
+            try:
+                self._tick(self.now, ticks)
+            except Exception:
+                log.exception("tick_failed")  # a bug that one connection met must not end the watch over all others
+
+    def _tick(self, now: float, ticks: int) -> None:
+        self.guard.tick(self.upstreams(), now)
+        if ticks % 5 == 0:
+            self._expire_clients(now)
+        if ticks % 10 == 0:
+            if self._departed:
+                self._departed = [upstream for upstream in self._departed if upstream.in_flight]
+            for upstream in self.upstreams():
+                if upstream.idle:
+                    upstream.close_idle(now - UPSTREAM_IDLE_SECONDS)
+        if self.access_log is not None:
+            self.access_log.flush()
+
+    def upstreams(self) -> list[Upstream]:
+        """Every instance of the table, and departed ones that still owe an answer."""
+        return self._upstreams + self._departed if self._departed else self._upstreams
+
+    def _expire_clients(self, now: float) -> None:
+        for client in list(self.clients):
+            if client.deadline <= now:
+                client.expire()
+            client.check_upstream(now)
+
+    # -- the end
+
+    async def drain(self, seconds: float) -> None:
+        """Finish what is in flight, for so long at most; then cut what is left."""
+        self.is_draining = True
+        deadline = self.clock() + seconds
+        while self.clock() < deadline:
+            now = self.clock()
+            for client in list(self.clients):
+                if client.is_idle and now - client.idle_since >= IDLE_GRACE_SECONDS:
+                    close_idle(client.transport)
+            if not self.clients:
+                break
+            await asyncio.sleep(0.02)
+        for client in list(self.clients):
+            client.cut()
+        for upstream in self.upstreams():
+            upstream.leave()
+        if self.access_log is not None:
+            self.access_log.flush()
+
+    # -- counting
+
+    def record(self, exchange: Exchange) -> None:
+        """Called once by every exchange at its end."""
+        now = self.clock()
+        stats = self.stats.of(exchange.route or NO_SERVICE)
+        stats.observe(exchange.status, now - exchange.started, exchange.outcome, exchange.bytes_in, exchange.bytes_out)
+        if exchange.attempts > 1:
+            stats.retries += exchange.attempts - 1
+        if self.access_log is not None:
+            self.access_log.add(exchange, now)
+
+    def note_try_failed(self, exchange: Exchange, failure: Failure, why: str) -> None:
+        stats = self.stats.of(exchange.route)
+        stats.tries_failed[failure.value] += 1
+        log.debug(
+            "try_failed",
+            service=exchange.route,
+            instance=exchange.upstream.instance.id if exchange.upstream else None,
+            attempt=exchange.attempts,
+            failure=failure.value,
+            reason=why,
+            request_id=exchange.head.request_id,
+        )
+
+    def _note_breaker(self, target: Guarded, previous: State, current: State) -> None:
+        self.stats.breaker_changes[target.instance.service, current.value] += 1
+
+    def _gauges(self) -> dict[str, tuple[str, float]]:
+        table = self.table
+        upstreams = self._upstreams
+        in_flight = sum(upstream.in_flight for upstream in self.upstreams())
+        return {
+            "toska_gateway_client_connections": ("Client connections now.", len(self.clients)),
+            "toska_gateway_upstream_connections_idle": ("Pooled.", sum(len(upstream.idle) for upstream in upstreams)),
+            "toska_gateway_requests_in_flight": ("Now.", in_flight),
+            "toska_gateway_breakers_not_closed": (
+                "Instances whose breaker is open or half-open.",
+                sum(upstream.circuit.state is not State.CLOSED for upstream in upstreams),
+            ),
+            "toska_gateway_instances_suspect": ("Silent ones.", sum(upstream.is_suspect for upstream in upstreams)),
+            "toska_gateway_services": ("Services routed.", len(table.services) if table else 0),
+            "toska_gateway_instances": ("Instances known.", len(upstreams)),
+            "toska_gateway_table_version": ("Grows with every change.", table.version if table else 0),
+            "toska_gateway_table_stale_seconds": (
+                "Since when the registry has not answered; 0 while it does.",
+                self.clock() - self.stale_since if self.stale_since is not None else 0.0,
+            ),
+            "toska_gateway_access_log_dropped_lines": (
+                "Log lines that nobody took.",
+                self.access_log.dropped_lines if self.access_log else 0,
+            ),
+        }
+
+
+IDLE_GRACE_SECONDS = 0.5
+"""While draining, an idle client connection is closed only after this: its next request may be on its way."""
+
+
+def limit_key(address: str) -> str:
+    """Who shares a rate limit: an IPv4 address, or the /64 network of an IPv6 one, as a host owns at least that."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
+
+
+def _content_type(answer: LocalAnswer) -> bytes:
+    return b"Content-Type: %b\r\nCache-Control: no-store\r\n" % answer.content_type.encode()

@@ -1,0 +1,355 @@
+"""`GATEWAY_WORKERS`: several processes behind one port, under one supervisor.
+
+The supervisor owns the listening socket and hands it to its workers, so the kernel's queue of new connections outlives
+each of them: a dead worker takes only the requests that it held, and on SIGHUP a new generation of workers takes over
+from the same queue before the old one drains. It also serves the one admin port, putting the workers' answers together.
+It is not in the path of requests.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import orjson
+from aiohttp import web
+from prometheus_client.exposition import generate_latest
+
+from toska_mesh.admin import AdminServer, Health, HealthState, json_response
+from toska_mesh.errors import ConfigError
+from toska_mesh.gateway.adminapi import config_handler, no_table
+from toska_mesh.gateway.listener import bind
+from toska_mesh.gateway.merge import MergedMetrics, merge_instances
+from toska_mesh.gateway.settings import GatewaySettings
+from toska_mesh.gateway.sharedlimit import create_table
+from toska_mesh.telemetry import event_log
+
+CHECK = "workers"
+POLL_SECONDS = 0.5
+READY_SECONDS = 30.0
+"""How long a new generation may take to become ready before the old one is kept after all."""
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+STABLE_SECONDS = 10.0
+"""A worker that lived so long is started again at once when it dies."""
+
+EXIT_MARGIN_SECONDS = 5.0
+_ASK_TIMEOUT = aiohttp.ClientTimeout(total=3)
+_WRONG_CONFIGURATION = 2
+
+log = event_log("gateway.workers")
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process and its admin socket."""
+
+    number: int
+    generation: int
+    socket_path: str
+    process: asyncio.subprocess.Process
+    started_at: float
+    is_ready: bool = False
+    is_leaving: bool = False
+    session: aiohttp.ClientSession = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.socket_path), timeout=_ASK_TIMEOUT)
+
+    async def ask(self, path: str) -> tuple[int, str]:
+        """Status and body of one of its admin paths; status 0 when it does not answer."""
+        try:
+            async with self.session.get(f"http://worker{path}") as answer:
+                return answer.status, await answer.text()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return 0, ""
+
+
+class Supervisor:
+    """Keeps the wanted number of workers alive. Owner of the listening socket and of all worker processes."""
+
+    def __init__(self, settings: GatewaySettings, tasks: asyncio.TaskGroup, folder: Path, health: Health) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._folder = folder
+        self._health = health
+        self._socket = bind(settings)
+        self._limit = create_table()
+        self._lifeline, self._lifeline_end = os.pipe()
+        self._generation = 0
+        """The one that shall serve: a worker that dies is started again in it."""
+        self._newest_generation = 0
+        self._being_started: set[tuple[int, int]] = set()
+        """Generation and number of workers whose process does not exist yet."""
+        self._replacing = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._news = asyncio.Event()
+        """Set whenever a worker ended or the readiness of the workers was looked at."""
+        self._pauses: dict[int, float] = {}
+        """How long a worker that keeps dying waits for its next life, by number."""
+        self.workers: list[Worker] = []
+        self.port = int(self._socket.getsockname()[1])
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start the first generation. Its readiness is told by `watch`."""
+        self._generation = self._newest_generation = 1
+        await self._fill(self._generation)
+
+    async def watch(self) -> None:
+        """Until cancelled: know which workers are ready, and say so."""
+        while True:
+            for worker in list(self.workers):
+                worker.is_ready = (await worker.ask("/health/ready"))[0] == 200
+            self._say_health()
+            self._news.set()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def replace(self) -> None:
+        """A new generation takes over: all of it is ready before the old one is asked to drain."""
+        async with self._replacing:
+            if self._stopping.is_set():
+                return
+            before = self._generation
+            self._newest_generation += 1
+            self._generation = self._newest_generation
+            log.info("workers_replaced", generation=self._generation)
+            await self._fill(self._generation)
+            try:
+                async with asyncio.timeout(READY_SECONDS):
+                    # By number, not by process: one that dies meanwhile is started again in the same generation.
+                    await self._until(
+                        lambda: self._stopping.is_set() or self._ready_numbers(self._generation) == set(self._numbers)
+                    )
+            except TimeoutError:
+                log.error("new_workers_not_ready", seconds=READY_SECONDS, consequence="the old ones are kept")
+                self._generation = before
+                self._dismiss_other_generations()
+                await self._fill(before)  # an old one that died meanwhile was not started again
+                return
+            if not self._stopping.is_set():
+                self._dismiss_other_generations()
+
+    async def stop(self) -> None:
+        """Drain all workers and wait for them; what does not end in time is killed."""
+        self._stopping.set()
+        self._news.set()
+        self._health.start_draining()
+        self._socket.close()  # the workers take what is left in the queue and close theirs
+        self._ask_to_leave(self.workers)
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds + EXIT_MARGIN_SECONDS):
+                await self._until(lambda: not self.workers and not self._being_started)
+        except TimeoutError:
+            for worker in self.workers:
+                log.error("worker_killed", worker=worker.number, pid=worker.process.pid)
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.kill()
+        os.close(self._lifeline_end)
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            self._news.clear()
+            await self._news.wait()
+
+    @property
+    def _numbers(self) -> range:
+        return range(1, self._settings.worker_count + 1)
+
+    def _of_generation(self, generation: int) -> list[Worker]:
+        return [worker for worker in self.workers if worker.generation == generation and not worker.is_leaving]
+
+    def _ready_numbers(self, generation: int) -> set[int]:
+        return {worker.number for worker in self._of_generation(generation) if worker.is_ready}
+
+    def _dismiss_other_generations(self) -> None:
+        self._ask_to_leave(
+            [worker for worker in self.workers if worker.generation != self._generation and not worker.is_leaving]
+        )
+
+    async def _fill(self, generation: int) -> None:
+        """Start those workers of the generation that are not there."""
+        for number in self._numbers:
+            await self._start_if_missing(number, generation)
+
+    async def _start_if_missing(self, number: int, generation: int) -> None:
+        is_there = any(worker.number == number for worker in self._of_generation(generation))
+        if is_there or (generation, number) in self._being_started or self._stopping.is_set():
+            return
+        self._being_started.add((generation, number))
+        try:
+            worker = await self._spawn(number, generation)
+        finally:
+            self._being_started.discard((generation, number))
+            self._news.set()
+        if generation != self._generation or self._stopping.is_set():
+            self._ask_to_leave([worker])  # the decision changed while the process was being made
+
+    def _ask_to_leave(self, workers: Sequence[Worker]) -> None:
+        for worker in workers:
+            worker.is_leaving = True
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.send_signal(signal.SIGTERM)
+
+    async def _spawn(self, number: int, generation: int) -> Worker:
+        path = str(self._folder / f"worker-{generation}-{number}.sock")
+        descriptors = (self._socket.fileno(), self._limit, self._lifeline)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "toska_mesh.gateway.worker",
+            *map(str, descriptors),
+            path,
+            pass_fds=descriptors,
+            stdin=asyncio.subprocess.DEVNULL,
+        )
+        worker = Worker(number, generation, path, process, asyncio.get_running_loop().time())
+        self.workers.append(worker)
+        log.info("worker_started", worker=number, generation=generation, pid=process.pid)
+        self._tasks.create_task(self._mourn(worker), name=f"worker {generation}.{number}")
+        return worker
+
+    async def _mourn(self, worker: Worker) -> None:
+        """Wait for the end of a worker and replace it, unless it was asked to leave."""
+        code = await worker.process.wait()
+        self.workers.remove(worker)
+        self._news.set()
+        await worker.session.close()
+        if worker.is_leaving or self._stopping.is_set():
+            log.info("worker_left", worker=worker.number, generation=worker.generation, code=code)
+            return
+        lived = asyncio.get_running_loop().time() - worker.started_at
+        if code == _WRONG_CONFIGURATION and worker.generation == 1 and lived < STABLE_SECONDS:
+            raise ConfigError("a worker refused its configuration; its words stand above")
+        log.error("worker_died", worker=worker.number, pid=worker.process.pid, code=code, lived_seconds=round(lived, 1))
+        pause = 0.0
+        if lived < STABLE_SECONDS:
+            pause = min(self._pauses.get(worker.number, FIRST_PAUSE_SECONDS / 2) * 2, LONGEST_PAUSE_SECONDS)
+        self._pauses[worker.number] = pause
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._stopping.wait()
+        await self._start_if_missing(worker.number, self._generation)
+
+    def _say_health(self) -> None:
+        serving = [worker for worker in self.workers if not worker.is_leaving]
+        ready = sum(worker.is_ready for worker in serving)
+        state = HealthState.HEALTHY if ready == self._settings.worker_count else HealthState.DEGRADED
+        if not ready:
+            state = HealthState.UNHEALTHY
+        self._health.set(CHECK, state, f"{ready} of {self._settings.worker_count} workers are ready")
+
+    # -- the admin API of all
+
+    def routes(self) -> list[web.RouteDef]:
+        """`/metrics`, `/routes`, `/instances`, `/tasks`, `/config`, `/workers`."""
+        return [
+            web.get("/metrics", self._metrics),
+            web.get("/routes", self._of_any),
+            web.get("/instances", self._instances),
+            web.get("/tasks", self._tasks_of_all),
+            web.get("/workers", self._describe),
+            web.get("/config", config_handler(self._settings)),
+        ]
+
+    async def _ask_all(self, path: str) -> dict[Worker, str]:
+        answers: dict[Worker, str] = {}
+
+        async def ask(worker: Worker) -> None:
+            status, body = await worker.ask(path)
+            if status == 200:
+                answers[worker] = body
+
+        async with asyncio.TaskGroup() as tasks:
+            for worker in self.workers:
+                tasks.create_task(ask(worker), name=f"ask worker {worker.number}")
+        return answers
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        answers = await self._ask_all("/metrics")
+        merged = MergedMetrics({f"{worker.generation}.{worker.number}": text for worker, text in answers.items()})
+        return web.Response(
+            body=generate_latest(merged),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _of_any(self, request: web.Request) -> web.StreamResponse:
+        for worker in sorted(self.workers, key=lambda worker: (not worker.is_ready, worker.is_leaving)):
+            status, body = await worker.ask(request.path_qs)
+            if status:
+                return web.Response(status=status, text=body, content_type="application/json")
+        return no_table()
+
+    async def _instances(self, request: web.Request) -> web.StreamResponse:
+        answers = await self._ask_all(request.path_qs)
+        if not answers:
+            return await self._of_any(request)
+        return json_response(merge_instances([orjson.loads(body) for body in answers.values()]))
+
+    async def _tasks_of_all(self, request: web.Request) -> web.StreamResponse:
+        answers = await self._ask_all("/tasks")
+        own = sorted(task.get_name() for task in asyncio.all_tasks())
+        return json_response(
+            {"supervisor": own, **{str(worker.number): orjson.loads(body) for worker, body in answers.items()}}
+        )
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        now = asyncio.get_running_loop().time()
+        return json_response(
+            [
+                {
+                    "worker": worker.number,
+                    "generation": worker.generation,
+                    "pid": worker.process.pid,
+                    "isReady": worker.is_ready,
+                    "isLeaving": worker.is_leaving,
+                    "ageSeconds": round(now - worker.started_at, 1),
+                }
+                for worker in self.workers
+            ]
+        )
+
+
+def refuse_to_replace() -> None:
+    """SIGHUP to a gateway that is one process: say what it would take, and go on serving."""
+    log.warning(
+        "one_worker_cannot_be_replaced",
+        consequence="nothing happens; the settings stay as they are",
+        remedy="set GATEWAY_WORKERS above 1 (or auto) for a change without a failed request, or restart",
+    )
+
+
+async def supervise(settings: GatewaySettings, stop: asyncio.Event) -> None:
+    """Run the workers until `stop` is set, then drain them. SIGHUP replaces them without a failed request."""
+    health = Health(awaited=[CHECK])
+    with tempfile.TemporaryDirectory(prefix="toska-gateway-") as folder:
+        async with asyncio.TaskGroup() as tasks:
+            supervisor = Supervisor(settings, tasks, Path(folder), health)
+            async with AdminServer(
+                settings.admin_host,
+                settings.admin_port,
+                variable="GATEWAY_ADMIN_PORT",
+                health=health,
+                metrics=None,
+                routes=supervisor.routes(),
+            ):
+                await supervisor.start()
+                watching = tasks.create_task(supervisor.watch(), name="watch workers")
+                asyncio.get_running_loop().add_signal_handler(
+                    signal.SIGHUP, lambda: tasks.create_task(supervisor.replace(), name="replace workers")
+                )
+                log.info("workers_serve", port=supervisor.port, workers=settings.worker_count)
+                await stop.wait()
+                await supervisor.stop()
+                watching.cancel()

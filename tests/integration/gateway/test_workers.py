@@ -1,0 +1,315 @@
+"""`GATEWAY_WORKERS`: several processes behind one port, replaced without a failed request."""
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from tests.support.ports import free_port
+from tests.support.servers import DaemonProcess, RegistryServer, http_get
+from tests.support.wait import eventually
+
+from toska_mesh.admin import Health
+from toska_mesh.gateway import workers
+from toska_mesh.gateway.settings import GatewaySettings
+from toska_mesh.model import InstanceId, ServiceName
+from toska_mesh.registry.api import Registration
+from toska_mesh.registry.consul import ConsulClient, ConsulOptions, ConsulRegistry
+from toska_mesh.settings import load
+
+
+class Gateway:
+    """Two workers in front of one instance of `hello`."""
+
+    def __init__(self, daemon: DaemonProcess, port: int, admin_port: int) -> None:
+        self.daemon = daemon
+        self.port = port
+        self.admin_port = admin_port
+
+    def admin(self, path: str) -> Any:
+        status, body = http_get(f"http://127.0.0.1:{self.admin_port}{path}")
+        assert status == 200, body
+        return json.loads(body)
+
+    def serving(self) -> list[dict[str, Any]]:
+        return [worker for worker in self.admin("/workers") if worker["isReady"] and not worker["isLeaving"]]
+
+    async def load(self, stop: asyncio.Event) -> Counter[str]:
+        """Keep-alive clients that obey `Connection: close`, until told to stop; counts statuses and failures."""
+        seen: Counter[str] = Counter()
+
+        async def client() -> None:
+            reader = writer = None
+            while not stop.is_set():
+                try:
+                    if writer is None:
+                        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    writer.write(b"GET /api/hello/x HTTP/1.1\r\nHost: mesh\r\n\r\n")
+                    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+                    length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                    await reader.readexactly(int(length.split(b":")[1]))
+                    seen[head[9:12].decode()] += 1
+                    if b"connection: close" in head.lower():
+                        writer.close()
+                        writer = None
+                except (OSError, EOFError, TimeoutError) as exc:
+                    seen[type(exc).__name__] += 1
+                    writer = None
+            if writer is not None:
+                writer.close()
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(8):
+                tasks.create_task(client())
+        return seen
+
+
+@pytest.fixture
+async def hello(registry_factory: Callable[..., RegistryServer]) -> Any:
+    registry = await asyncio.to_thread(registry_factory)
+    app = web.Application()
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with ConsulClient(ConsulOptions(address=registry.url)) as client:
+        await ConsulRegistry(client).register(
+            Registration(
+                ServiceName("hello"),
+                InstanceId("hello-1"),
+                "127.0.0.1",
+                runner.addresses[0][1],
+                {"scheme": "http"},
+                3600,
+            )
+        )
+    yield registry
+    await runner.cleanup()
+
+
+@pytest.fixture
+def start(hello: RegistryServer) -> Iterator[Callable[..., Gateway]]:
+    started: list[DaemonProcess] = []
+
+    def make(**env: str) -> Gateway:
+        port, admin_port = free_port(), free_port()
+        daemon = DaemonProcess(
+            "toska-gateway",
+            {
+                "CONSUL_ADDRESS": hello.url,
+                "GATEWAY_HOST": "127.0.0.1",
+                "GATEWAY_PORT": str(port),
+                "GATEWAY_ADMIN_PORT": str(admin_port),
+                "GATEWAY_WORKERS": "2",
+                "GATEWAY_RATE_LIMIT_ENABLED": "false",
+                "GATEWAY_DRAIN_SECONDS": "4",
+                **env,
+            },
+            f"http://127.0.0.1:{admin_port}/health/ready",
+        )
+        started.append(daemon)
+        daemon.__enter__()
+        return Gateway(daemon, port, admin_port)
+
+    yield make
+    for daemon in started:
+        daemon.close()
+
+
+async def test_a_new_generation_takes_over_without_a_failed_request(start: Callable[..., Gateway]) -> None:
+    gateway = await asyncio.to_thread(start)
+    await eventually(lambda: len(gateway.serving()) == 2)
+    before = {worker["pid"] for worker in gateway.serving()}
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        load = tasks.create_task(gateway.load(stop))
+        await asyncio.sleep(0.3)
+        os.kill(gateway.daemon.pid, signal.SIGHUP)
+        await eventually(
+            lambda: (
+                len(gateway.admin("/workers")) == 2 and before.isdisjoint(worker["pid"] for worker in gateway.serving())
+            ),
+            30,
+        )
+        stop.set()
+    assert set(load.result()) == {"200"}
+    gateway.daemon.assert_clean_exit()
+
+
+@pytest.mark.parametrize("generation", [1, 2], ids=["an old one", "a new one"])
+async def test_a_worker_that_dies_while_they_are_replaced_changes_nothing(
+    start: Callable[..., Gateway], generation: int
+) -> None:
+    gateway = await asyncio.to_thread(start)
+    await eventually(lambda: len(gateway.serving()) == 2)
+    os.kill(gateway.daemon.pid, signal.SIGHUP)
+
+    def victims() -> list[int]:
+        workers = gateway.admin("/workers")
+        if not any(worker["generation"] == 2 for worker in workers):
+            return []
+        return [worker["pid"] for worker in workers if worker["generation"] == generation and not worker["isLeaving"]]
+
+    pid = (await eventually(victims, 10))[0]
+    os.kill(pid, signal.SIGKILL)
+
+    def is_settled() -> bool:
+        workers = gateway.admin("/workers")
+        return sorted(worker["worker"] for worker in workers) == [1, 2] and all(
+            worker["generation"] == 2 and worker["isReady"] and not worker["isLeaving"] for worker in workers
+        )
+
+    await eventually(is_settled, 30)
+    await eventually(lambda: any(died["pid"] == pid for died in gateway.daemon.events("worker_died")))
+    await asyncio.sleep(1.0)  # longer than the pause before a worker's next life
+    assert is_settled()
+    assert not gateway.daemon.events("new_workers_not_ready")
+    gateway.daemon.assert_clean_exit()
+
+
+async def test_new_workers_that_do_not_come_up_leave_the_old_ones_in_place(
+    hello: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting went bad since the start, and an old worker dies while the new ones try."""
+    environment = {
+        "CONSUL_ADDRESS": hello.url,
+        "GATEWAY_HOST": "127.0.0.1",
+        "GATEWAY_PORT": "0",
+        "GATEWAY_WORKERS": "2",
+        "GATEWAY_DRAIN_SECONDS": "1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(workers, "READY_SECONDS", 2.0)
+    async with asyncio.TaskGroup() as tasks:
+        supervisor = workers.Supervisor(load(GatewaySettings, environment).settings, tasks, tmp_path, Health())
+        try:
+            await supervisor.start()
+            watching = tasks.create_task(supervisor.watch())
+
+            def serving() -> set[tuple[int, int]]:
+                return {(worker.generation, worker.number) for worker in supervisor.workers if worker.is_ready}
+
+            await eventually(lambda: serving() == {(1, 1), (1, 2)}, 20)
+            first, second = supervisor.workers
+            monkeypatch.setenv("GATEWAY_RETRY_COUNT", "many")
+            replacing = tasks.create_task(supervisor.replace())
+            await eventually(lambda: len(supervisor.workers) == 4)
+            first.process.kill()
+            await replacing
+            monkeypatch.delenv("GATEWAY_RETRY_COUNT")
+            await eventually(lambda: serving() == {(1, 1), (1, 2)} and len(supervisor.workers) == 2, 30)
+            assert second in supervisor.workers
+            assert first not in supervisor.workers
+
+            monkeypatch.setattr(workers, "READY_SECONDS", 30.0)
+            await supervisor.replace()
+            await eventually(lambda: serving() == {(3, 1), (3, 2)} and len(supervisor.workers) == 2, 20)
+            await supervisor.stop()
+            assert not supervisor.workers
+            watching.cancel()
+        except BaseException:
+            for worker in supervisor.workers:  # else the loop would wait for them when it closes
+                worker.process.kill()
+            raise
+
+
+async def test_a_stop_does_not_wait_for_a_replacement(start: Callable[..., Gateway]) -> None:
+    gateway = await asyncio.to_thread(start)
+    await eventually(lambda: len(gateway.serving()) == 2)
+    os.kill(gateway.daemon.pid, signal.SIGHUP)
+    await eventually(lambda: len(gateway.admin("/workers")) > 2)
+    await asyncio.to_thread(gateway.daemon.assert_clean_exit)
+
+
+async def test_one_worker_says_that_it_cannot_be_replaced_and_serves_on(start: Callable[..., Gateway]) -> None:
+    gateway = await asyncio.to_thread(start, GATEWAY_WORKERS="1")
+    os.kill(gateway.daemon.pid, signal.SIGHUP)
+    await eventually(lambda: gateway.daemon.events("one_worker_cannot_be_replaced"))
+    (said,) = gateway.daemon.events("one_worker_cannot_be_replaced")
+    assert said["level"] == "warning"
+    assert "GATEWAY_WORKERS" in said["remedy"]
+    answer = await asyncio.to_thread(http_get, f"http://127.0.0.1:{gateway.port}/api/hello/x")
+    assert answer == (200, b"hello")
+    gateway.daemon.assert_clean_exit()
+
+
+async def test_a_dead_worker_is_replaced(start: Callable[..., Gateway]) -> None:
+    gateway = await asyncio.to_thread(start)
+    await eventually(lambda: len(gateway.serving()) == 2)
+    victim = gateway.serving()[0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    await eventually(
+        lambda: len(gateway.serving()) == 2 and victim not in {worker["pid"] for worker in gateway.serving()}, 20
+    )
+    (died,) = gateway.daemon.events("worker_died")
+    assert died["pid"] == victim
+
+
+async def test_a_limit_holds_across_workers(start: Callable[..., Gateway]) -> None:
+    window = 600
+    gateway = await asyncio.to_thread(
+        start,
+        GATEWAY_RATE_LIMIT_ENABLED="true",
+        GATEWAY_RATE_LIMIT_PERMITS="200",
+        GATEWAY_RATE_LIMIT_WINDOW_SECONDS=str(window),
+    )
+    await eventually(lambda: len(gateway.serving()) == 2)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        load = tasks.create_task(gateway.load(stop))
+        await asyncio.sleep(1.0)
+        stop.set()
+    seen = load.result()
+    refilled = (loop.time() - began) * 200 / window
+    assert 200 <= seen["200"] <= (200 + refilled) * 1.05 + 1
+    assert seen["429"] > 0
+
+
+async def test_one_metrics_page_and_one_view_of_instances_for_all(start: Callable[..., Gateway]) -> None:
+    gateway = await asyncio.to_thread(start)
+    await eventually(lambda: len(gateway.serving()) == 2)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        load = tasks.create_task(gateway.load(stop))
+        await asyncio.sleep(0.5)
+        stop.set()
+    text = http_get(f"http://127.0.0.1:{gateway.admin_port}/metrics")[1].decode()
+    (line,) = [line for line in text.splitlines() if line.startswith('toska_gateway_requests_total{service="hello"')]
+    assert float(line.split()[-1]) == load.result()["200"]
+    (instance,) = gateway.admin("/instances")
+    assert instance["id"] == "hello-1"
+    assert instance["breakers"] == ["closed", "closed"]
+    assert [route["service"] for route in gateway.admin("/routes")["routes"]] == ["hello"]
+
+
+async def test_the_end_of_the_supervisor_is_the_end_of_its_workers(start: Callable[..., Gateway]) -> None:
+    gateway = await asyncio.to_thread(start)
+    await eventually(lambda: len(gateway.serving()) == 2)
+    pids = [worker["pid"] for worker in gateway.serving()]
+    os.kill(gateway.daemon.pid, signal.SIGKILL)
+
+    def are_gone() -> bool:
+        return not any(is_alive(pid) for pid in pids)
+
+    await eventually(are_gone, 20)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
