@@ -32,7 +32,7 @@ run: install ## Run a whole mesh on this machine: registry, discovery, gateway, 
 	@$(BIN)/toska up $(ARGS)
 
 test: install provision ## Run all tests against a real Consul and a real RabbitMQ (ARGS="-k name" ...)
-	@$(PYTEST) $(ARGS)
+	@$(BIN)/python tools/run_tests.py $(ARGS)
 
 test-unit: install ## Run the unit tests: no servers, seconds; property tests with fewer examples than in `test`
 	@$(PYTEST) tests/unit --hypothesis-profile=quick $(ARGS)
