@@ -5,11 +5,8 @@ the proxy, how it is answered by its exchange.
 """
 
 import asyncio
-import fcntl
 import re
 import socket
-import struct
-import termios
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -17,10 +14,11 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from toska_mesh.gateway import problems
 from toska_mesh.gateway.exchange import Exchange, Phase
-from toska_mesh.gateway.goodbye import close_idle
+from toska_mesh.gateway.goodbye import close_idle, reset, unacknowledged_bytes
 from toska_mesh.gateway.headers import KINDS
 from toska_mesh.gateway.problems import Problem
 from toska_mesh.gateway.request import HeaderBlock, Peer, make_head, read_block, refused_head
+from toska_mesh.gateway.tunnel import TunnelEnd
 from toska_mesh.telemetry import event_log
 
 if TYPE_CHECKING:
@@ -59,7 +57,6 @@ class ClientConnection(asyncio.Protocol):
         "_headers",
         "_holds",
         "_in_head",
-        "_in_tunnel",
         "_incoming",
         "_is_advancing",
         "_is_broken",
@@ -104,7 +101,6 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()  # pipelined behind it
         self._early: list[bytes] = []  # what came after a request to switch protocols
         self._early_bytes = 0
-        self._in_tunnel = False
         self._holds = False
         self._has_eof = False
         self._is_advancing = False
@@ -129,17 +125,14 @@ class ClientConnection(asyncio.Protocol):
         self._is_closing = self._is_broken = True
         current, self._current = self._current, None
         if current is not None:
-            if self._in_tunnel and current.phase is Phase.TUNNEL:
-                current.end_tunnel()
-            else:
-                current.on_client_left()
+            current.on_client_left()
         for exchange in self._queue:
             exchange.on_client_left()
         self._queue.clear()
 
     def eof_received(self) -> bool:
-        # TLS knows no half-closed connection; a tunnel is not kept open for one direction.
-        if self._in_tunnel or self._current is None or self.peer.scheme == "https":
+        # TLS knows no half-closed connection.
+        if self._current is None or self.peer.scheme == "https":
             return False
         incoming = self._incoming
         if incoming is not None and not incoming.request_complete:
@@ -174,11 +167,6 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_broken:
-            return
-        if self._in_tunnel:
-            self.deadline = self.proxy.now + self.proxy.idle_timeout
-            if self._current is not None:
-                self._current.on_client_tunnel_data(data)
             return
         if self._raw_left:
             data = self._relay_raw(data)
@@ -318,21 +306,16 @@ class ClientConnection(asyncio.Protocol):
     def cut(self) -> None:
         self._is_closing = self._is_broken = True
         self._current = None
-        raw = self.transport.get_extra_info("socket")
-        if raw is not None:
-            # A reset, not a FIN: an answer that ends with the connection must not look complete.
-            try:
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            except OSError:
-                pass
-        self.transport.abort()
+        reset(self.transport)  # an answer that ends with the connection must not look complete
 
-    def enter_tunnel(self) -> bytes:
-        self._in_tunnel = True
-        self.deadline = self.proxy.now + self.proxy.idle_timeout
+    def hand_over(self) -> tuple[TunnelEnd, bytes]:
+        self.proxy.clients.discard(self)
+        self._is_closing = self._is_broken = True
+        self._current = None
         early, self._early = b"".join(self._early), []
         self.hold_reading(False)
-        return early
+        end = TunnelEnd(self.transport, is_writing_paused=self.is_writing_paused, has_ended=self._has_eof)
+        return end, early
 
     # -- what the proxy's tick and drain call
 
@@ -346,12 +329,10 @@ class ClientConnection(asyncio.Protocol):
         current, now = self._current, self.proxy.now
         if self.is_writing_paused or self._is_closing:
             if not self._takes_slowly():
-                self.cut_off(current)
+                self.cut_off()
         elif self._has_eof and current is not None:
             if _has_error(self.transport):
-                self.cut_off(current)
-        elif self._in_tunnel:
-            self._expire_tunnel(current, now)
+                self.cut_off()
         elif current is None:
             if self._in_head:
                 self._refuse_unparsed(problems.REQUEST_TIMEOUT, "the request's head did not arrive in time")
@@ -369,23 +350,15 @@ class ClientConnection(asyncio.Protocol):
             current.closes = True
             current.refuse(problems.REQUEST_TIMEOUT, "the request's body stopped arriving")
 
-    def cut_off(self, current: Exchange | None) -> None:
-        """End the connection of a client that takes nothing any more."""
-        if current is not None:
-            current.on_client_left()
+    def cut_off(self, outcome: str = "client-left") -> None:
+        """End the connection of a client that takes nothing any more, or that is not waited for any longer."""
+        if self._current is not None:
+            self._current.on_client_left(outcome)
         self.cut()
-
-    def _expire_tunnel(self, current: Exchange | None, now: float) -> None:
-        connection = current.connection if current is not None else None
-        moved_at = connection.moved_at if connection is not None else 0.0
-        if now - moved_at < self.proxy.idle_timeout:
-            self.deadline = moved_at + self.proxy.idle_timeout  # the other direction moves
-        elif current is not None:
-            current.end_tunnel()
 
     def _takes_slowly(self) -> bool:
         """Whether the client has taken some of what waits for it since this was last asked; sets the deadline anew."""
-        unsent = self.transport.get_write_buffer_size() + _unacknowledged(self.transport)
+        unsent = self.transport.get_write_buffer_size() + unacknowledged_bytes(self.transport)
         if not 0 < unsent < self._unsent:
             return False
         self._unsent = unsent
@@ -472,7 +445,7 @@ class ClientConnection(asyncio.Protocol):
         """Set the deadline for what the client owes now."""
         proxy, incoming = self.proxy, self._incoming
         is_receiving = incoming is not None and not incoming.request_complete
-        if is_receiving or self._in_tunnel or self.is_writing_paused or self._is_closing:
+        if is_receiving or self.is_writing_paused or self._is_closing:
             self.deadline = proxy.now + proxy.idle_timeout
         elif self._current is not None or self._queue:
             self.deadline = NEVER
@@ -579,7 +552,7 @@ class ClientConnection(asyncio.Protocol):
         incoming.closes = True
         if incoming is not self._current:
             incoming.head.refusal = (problem, why)
-        elif incoming.phase not in (Phase.RELAYING, Phase.TUNNEL, Phase.DONE):
+        elif incoming.phase not in (Phase.RELAYING, Phase.DONE):
             incoming.refuse(problem, why)
 
     def _give_up(self) -> None:
@@ -628,12 +601,3 @@ def _has_error(transport: asyncio.Transport) -> bool:
     """Whether the other side has reset the connection."""
     raw = transport.get_extra_info("socket")
     return raw is not None and bool(raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-
-
-def _unacknowledged(transport: asyncio.Transport) -> int:
-    """Bytes in the kernel's send buffer that the other side has not taken (SIOCOUTQ); 0 where that cannot be told."""
-    raw = transport.get_extra_info("socket")
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-    except (OSError, AttributeError):
-        return 0

@@ -14,6 +14,7 @@ from toska_mesh.gateway import problems
 from toska_mesh.gateway.headers import KINDS
 from toska_mesh.gateway.problems import Problem, problem_body
 from toska_mesh.gateway.request import VIA, RequestHead
+from toska_mesh.gateway.tunnel import Tunnel, TunnelEnd
 from toska_mesh.gateway.upstream import Upstream, UpstreamConnection, status_line
 from toska_mesh.resilience import RETRYABLE_STATUSES, Failure, Outcome, Permit, State, Try
 from toska_mesh.router import Service
@@ -65,8 +66,8 @@ class Downstream(Protocol):
     def cut(self) -> None:
         """End the connection such that nobody can take the answer for complete."""
 
-    def enter_tunnel(self) -> bytes:
-        """From now on everything from the client belongs to the tunnel; gives what came too early."""
+    def hand_over(self) -> tuple[TunnelEnd, bytes]:
+        """Leave the transport to a tunnel; gives it with what came too early."""
 
 
 class Exchange:
@@ -145,7 +146,7 @@ class Exchange:
         self.bytes_in = 0
         self.bytes_out = 0
         self.outcome = ""
-        """How it ended, for the log: `ok`, a problem's code, `client-left`, `upstream-truncated`."""
+        """How it ended, for the log: `ok`, a problem's code, `client-left`, `upstream-truncated`, `drained`, `idle`."""
         self._trailers = b""
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -392,11 +393,11 @@ class Exchange:
             self.deadline = min(now + self.proxy.response_timeout, self.expires)
             upstream.waiting[self] = now
 
-    def on_client_left(self) -> None:
+    def on_client_left(self, outcome: str = "client-left") -> None:
         """The client is gone: what an upstream does for it is not wanted any more, and says nothing about it."""
         if self.phase is not Phase.DONE:
             self._cancel_try()
-            self._record("client-left")
+            self._record(outcome)
 
     def on_client_paused(self) -> None:
         if self.connection is not None:
@@ -405,11 +406,6 @@ class Exchange:
     def on_client_resumed(self) -> None:
         if self.connection is not None:
             self.connection.resume_reading()
-
-    def on_client_tunnel_data(self, data: bytes) -> None:
-        self.bytes_in += len(data)
-        if self.connection is not None:
-            self.connection.transport.write(data)
 
     # -- the answer (called by the upstream connection)
 
@@ -521,11 +517,13 @@ class Exchange:
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %b\r\n%b%b\r\n"
             % (protocol, b"".join(fields), self.response_fields)
         )
-        if early:
-            self.on_response_data(early)
-        from_client = self.client.enter_tunnel()
-        if from_client:
-            self.on_client_tunnel_data(from_client)
+        self.connection = None
+        client, from_client = self.client.hand_over()
+        Tunnel(self.proxy, self, client, connection.hand_over()).open(from_client, early)
+
+    def on_tunnel_over(self, outcome: str) -> None:
+        self._record(outcome)
+        self._let_go_of_upstream()
 
     # -- the end
 
@@ -548,7 +546,7 @@ class Exchange:
         """Answer with a problem document, whatever was under way; once an answer has begun, cut it off instead."""
         if self.phase is Phase.DONE:
             return
-        has_begun = self.phase in (Phase.RELAYING, Phase.TUNNEL)
+        has_begun = self.phase is Phase.RELAYING
         self._cancel_try()
         if has_begun:
             self._record(problem.code)
@@ -556,17 +554,6 @@ class Exchange:
             return
         body = problem_body(problem, detail, self.head.request_id)
         self.answer(problem.status, b"Content-Type: application/problem+json\r\n" + fields, body, problem.code)
-
-    def end_tunnel(self) -> None:
-        """One side closed the tunnel; the other follows."""
-        if self.phase is Phase.DONE:
-            return
-        self._record("ok")
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.leave_tunnel()
-        self._let_go_of_upstream()
-        self.client.finish(self, True)
 
     def _refuse_unservable(self, now: float) -> None:
         service = self.service

@@ -1,4 +1,4 @@
-"""Closing an idle client connection without losing a request that is on its way.
+"""Ways to end a connection such that the other side understands it: not in the middle of its next request, or broken.
 
 An HTTP/1.1 server may close an idle connection at any time, and a client may send its next request in the same moment
 (RFC 9112 section 9.3.1). A transport closes its socket one turn of the loop later, and until then takes no notice of
@@ -28,6 +28,26 @@ def close_idle(transport: asyncio.Transport) -> bool:
             pass  # the client is gone
     transport.close()
     return True
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End the connection with a reset instead of a FIN: what was under way on it must not look complete."""
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        try:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # it is gone already
+    transport.abort()
+
+
+def unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """Bytes in the kernel's send buffer that the other side has not taken (SIOCOUTQ); 0 where that cannot be told."""
+    raw = transport.get_extra_info("socket")
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except (OSError, AttributeError):
+        return 0
 
 
 def _unread_bytes(handle: int) -> int:

@@ -29,6 +29,7 @@ from toska_mesh.gateway.paths import service_key, split_service
 from toska_mesh.gateway.request import VIA, Peer
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.stats import NO_SERVICE, GatewayStats
+from toska_mesh.gateway.tunnel import Tunnel
 from toska_mesh.gateway.upstream import CoarseClock, Upstream, UpstreamConnection
 from toska_mesh.model import Instance
 from toska_mesh.model.metadata import SCHEME
@@ -90,6 +91,7 @@ class Proxy(CoarseClock):
         self._departed: list[Upstream] = []
         """Instances that left the table while they still owed answers: deadlines and suspicion hold for them too."""
         self.clients: set[ClientConnection] = set()
+        self.tunnels: set[Tunnel] = set()
         self.access_log = access_log
         self.stats = GatewayStats(self._gauges)
         self.retry = RetryPolicy(
@@ -249,7 +251,7 @@ class Proxy(CoarseClock):
     def add_client(self, client: ClientConnection) -> bool:
         """False when there are too many; the client is then told and closed."""
         self.clients.add(client)
-        return len(self.clients) <= self._max_connections
+        return len(self.clients) + len(self.tunnels) <= self._max_connections
 
     def make_peer(self, address: str, scheme: str) -> Peer:
         mapped = address.removeprefix("::ffff:")
@@ -262,6 +264,13 @@ class Proxy(CoarseClock):
             latency = self._latencies[instance.service] = RecentLatency()
         tls = self._upstream_tls if instance.metadata.get(SCHEME, "").strip().lower() == "https" else None
         return Upstream(instance, self._breaker_policy, latency, tls)
+
+    def use_upstream_tls(self, context: ssl.SSLContext) -> None:
+        """New connections to instances with `scheme=https` are made with this; open ones go on."""
+        self._upstream_tls = context
+        for upstream in self.upstreams():
+            if upstream.tls is not None:
+                upstream.tls = context
 
     def use_table(self, table: RouteTable) -> None:
         """Swap the table. What runs goes on; pools of departed instances are closed."""
@@ -359,6 +368,9 @@ class Proxy(CoarseClock):
             if client.deadline <= now:
                 client.expire()
             client.check_upstream(now)
+        for tunnel in list(self.tunnels):
+            if tunnel.deadline <= now:
+                tunnel.expire()
 
     # -- the end
 
@@ -371,11 +383,13 @@ class Proxy(CoarseClock):
             for client in list(self.clients):
                 if client.is_idle and now - client.idle_since >= IDLE_GRACE_SECONDS:
                     close_idle(client.transport)
-            if not self.clients:
+            if not (self.clients or self.tunnels):
                 break
             await asyncio.sleep(0.02)
+        for tunnel in list(self.tunnels):
+            tunnel.cut("drained")
         for client in list(self.clients):
-            client.cut()
+            client.cut_off("drained")
         for upstream in self.upstreams():
             upstream.leave()
         if self.access_log is not None:
@@ -414,7 +428,11 @@ class Proxy(CoarseClock):
         upstreams = self._upstreams
         in_flight = sum(upstream.in_flight for upstream in self.upstreams())
         return {
-            "toska_gateway_client_connections": ("Client connections now.", len(self.clients)),
+            "toska_gateway_client_connections": (
+                "Client connections now.",
+                len(self.clients) + len(self.tunnels),
+            ),
+            "toska_gateway_tunnels": ("WebSocket and other tunnels now.", len(self.tunnels)),
             "toska_gateway_upstream_connections_idle": ("Pooled.", sum(len(upstream.idle) for upstream in upstreams)),
             "toska_gateway_requests_in_flight": ("Now.", in_flight),
             "toska_gateway_breakers_not_closed": (

@@ -14,6 +14,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 from toska_mesh.gateway.guard import Guarded
 from toska_mesh.gateway.headers import KINDS, Kind, has_token, named_by_connection
 from toska_mesh.gateway.problems import REASONS
+from toska_mesh.gateway.tunnel import TunnelEnd
 from toska_mesh.model import Instance
 from toska_mesh.resilience import RETRYABLE_STATUSES, BreakerPolicy, RecentLatency
 from toska_mesh.telemetry import event_log
@@ -29,9 +30,6 @@ RAW_RELAY_MIN_BYTES = 32 * 1024
 
 FRESH_SECONDS = 1.0
 """A pooled connection idle for longer may be closing at the other side just now: not for what cannot be resent."""
-
-TUNNEL_FLUSH_SECONDS = 10.0
-"""How long an instance may take the last bytes of a tunnel whose client has left."""
 
 log = event_log("gateway.upstream")
 
@@ -69,8 +67,6 @@ class Carried(Protocol):
     def on_answer_dropped(self) -> None: ...
 
     def on_upgraded(self, connection: "UpstreamConnection", early: bytes) -> None: ...
-
-    def end_tunnel(self) -> None: ...
 
     def on_connection_broken(self, why: str) -> None: ...
 
@@ -195,7 +191,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_remaining",
         "_spoiled",
         "_trailers",
-        "_tunnel",
         "chunked_to_client",
         "content_length",
         "exchange",
@@ -228,7 +223,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers: list[tuple[bytes, bytes]] = []
         self._out: list[bytes] = []
         self._known: KnownHead | None = None
-        self._tunnel = False
         self._spoiled = False
         self.is_reading_paused = False
         self.is_writing_paused = False
@@ -268,9 +262,7 @@ class UpstreamConnection(asyncio.Protocol):
             except ValueError:
                 pass
             return
-        if self._tunnel:
-            exchange.end_tunnel()
-        elif self.until_close and self.head_done and exc is None:
+        if self.until_close and self.head_done and exc is None:
             # RFC 9112 section 6.3 rule 8: the close is the end of the body.
             if self.chunked_to_client:
                 exchange.on_response_data(b"0\r\n\r\n")
@@ -299,10 +291,6 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._raw_remaining:
             self._relay_raw(exchange, data)
-            return
-        if self._tunnel:
-            self.moved_at = self._clock.now
-            exchange.on_response_data(data)
             return
         parser = self._parser
         if parser is None:
@@ -466,12 +454,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.moved_at = self._clock.now  # it was the client who did not move
         self.transport.resume_reading()
 
-    def leave_tunnel(self) -> None:
-        """The client has left: what it sent before still arrives."""
+    def hand_over(self) -> TunnelEnd:
+        """Leave the transport to a tunnel."""
         self.exchange = None
-        self.transport.close()
-        if self.transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(TUNNEL_FLUSH_SECONDS, self.transport.abort)
+        if self.is_reading_paused:
+            self.resume_reading()
+        return TunnelEnd(self.transport, is_writing_paused=self.is_writing_paused)
 
     # -- inside
 
@@ -614,8 +602,6 @@ class UpstreamConnection(asyncio.Protocol):
         if self.status != 101 or not exchange.wants_upgrade:
             self._break("the upstream switched protocols unasked")
             return
-        self._tunnel = True
-        self.head_done = True
         exchange.on_upgraded(self, early)
 
     def _break(self, why: str) -> None:
