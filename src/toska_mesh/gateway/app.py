@@ -4,23 +4,25 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import aiohttp
 
 from toska_mesh.admin import AdminServer, Health, run_daemon
 from toska_mesh.gateway.accesslog import AccessLog
 from toska_mesh.gateway.adminapi import admin_routes
-from toska_mesh.gateway.auth import KeySetFetcher, TokenChecker, static_keys
+from toska_mesh.gateway.auth import Keys, KeySetFetcher, TokenChecker, static_keys
 from toska_mesh.gateway.client import ClientConnection
 from toska_mesh.gateway.dashboard import PREFIX, Dashboard
 from toska_mesh.gateway.listener import Listener, upstream_tls
 from toska_mesh.gateway.local import health_handlers
 from toska_mesh.gateway.proxy import Proxy
+from toska_mesh.gateway.reloading import FileWatch, WatchedFiles, fingerprint
 from toska_mesh.gateway.routing import CHECK, Routing
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.sharedlimit import SharedRateLimiter
@@ -70,6 +72,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
     """Serve in this process until `stop` is set, then drain. The one function that knows every part."""
     health = Health(awaited=[CHECK])
     metrics = new_metrics_registry("gateway")
+    before = {paths: fingerprint(paths) for paths in _paths(settings)}  # before anything is loaded from them
     tokens, key_set = _token_checker(settings)
     async with (
         ConsulClient(ConsulOptions.from_settings(settings)) as consul,
@@ -102,6 +105,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             snapshot_file=SnapshotFile(Path(settings.snapshot_path)) if settings.snapshot_path else None,
         )
         listener = Listener(settings, lambda: ClientConnection(proxy), inherited.listener if inherited else None)
+        files = _watched_files(settings, before, listener, proxy, tokens)
+        proxy.stats.tls_failures = listener.tls_failures
         if inherited is None:
             await listener.open()  # before anything else: a port that is taken is said at once
         async with AdminServer(
@@ -117,6 +122,10 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             tasks.create_task(follower.follow(routing.catalog), name="follow catalog")
             tasks.create_task(ConsulVerdictFollower(consul).follow(routing.verdicts), name="follow verdicts")
             tasks.create_task(proxy.run(), name="tick")
+            if files:
+                watch = FileWatch(files, health)
+                metrics.register(watch)
+                tasks.create_task(watch.run(), name="watch files")
             if key_set is not None:
                 tasks.create_task(key_set.run(), name="fetch keys now and then")
             if inherited is not None:
@@ -176,6 +185,49 @@ def _token_checker(settings: GatewaySettings) -> tuple[TokenChecker | None, KeyS
     )
     fetcher = KeySetFetcher(settings.jwt_jwks_url, checker, time.monotonic) if settings.jwt_jwks_url else None
     return checker, fetcher
+
+
+def _paths(settings: GatewaySettings) -> tuple[tuple[str, ...], ...]:
+    """Files that are reloaded when they change: of the listener, of connections to instances, of tokens."""
+    listener = (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return tuple(
+        tuple(path for path in group if path)
+        for group in (listener, (settings.upstream_ca_file,), (settings.jwt_public_key_file,))
+    )
+
+
+def _watched_files(
+    settings: GatewaySettings,
+    before: Mapping[tuple[str, ...], bytes],
+    listener: Listener,
+    proxy: Proxy,
+    tokens: TokenChecker | None,
+) -> list[WatchedFiles[Any]]:
+    """What `_paths` names, with what to do when it changes. `before`: fingerprints from before the first loading."""
+
+    async def use_upstream_tls(context: ssl.SSLContext) -> None:
+        proxy.use_upstream_tls(context)
+
+    async def use_keys(keys: Keys) -> None:
+        if tokens is not None:
+            tokens.replace_keys(keys)
+
+    of_listener, of_upstreams, of_tokens = _paths(settings)
+    groups: list[WatchedFiles[Any]] = [
+        WatchedFiles(
+            "listener-certificate",
+            of_listener,
+            listener.load_tls,
+            listener.use_tls,
+            before[of_listener],
+            lambda: listener.tls_expires_at,
+        ),
+        WatchedFiles(
+            "upstream-ca", of_upstreams, lambda: upstream_tls(settings), use_upstream_tls, before[of_upstreams]
+        ),
+        WatchedFiles("jwt-key", of_tokens, lambda: static_keys(settings), use_keys, before[of_tokens]),
+    ]
+    return [group for group in groups if group.paths]
 
 
 def _shared_limiter(settings: GatewaySettings, inherited: Inherited | None) -> SharedRateLimiter | None:

@@ -3,7 +3,11 @@
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
 
 from toska_mesh.admin import port_in_use
 from toska_mesh.errors import ConfigError
@@ -15,23 +19,84 @@ LAST_HANDSHAKE_SECONDS = 2.0
 """For the TLS handshake of a client that connected while the port was being closed."""
 
 
-def server_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+class ListenerContext(ssl.SSLContext):
+    """The listener's TLS context; one is never changed once it is in use, a new one takes its place."""
+
+    sslobject_class: type[ssl.SSLObject]
+    expires_at: float | None = None
+    """When the certificate expires, in Unix seconds."""
+    failures: Counter[str]
+    """Handshakes that failed, by whose fault it was; shared by a listener's contexts."""
+
+
+class _Handshake(ssl.SSLObject):
+    """A handshake whose refusal reaches the client.
+
+    Event loops close the connection as soon as a handshake fails, and the alert that says why ("certificate required",
+    "certificate expired") stays in the buffer. Asking for more input first makes them send it.
+    """
+
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as exc:
+            context = self.context
+            if isinstance(context, ListenerContext):
+                context.failures[_fault(exc)] += 1
+            if not _is_told(exc):
+                raise
+            self._failure = exc
+            raise ssl.SSLWantReadError from exc
+
+
+FAULTS = ("client-certificate", "protocol")
+
+
+_NOTHING_IN_COMMON = ("UNSUPPORTED_PROTOCOL", "NO_SHARED_CIPHER")
+
+
+def _fault(exc: ssl.SSLError) -> str:
+    reason = exc.reason or ""
+    return FAULTS[0] if "CERTIFICATE" in reason and "ALERT" not in reason else FAULTS[1]
+
+
+def _is_told(exc: ssl.SSLError) -> bool:
+    """Whether the client speaks TLS, and would close after an alert; one that sends something else would just wait."""
+    return _fault(exc) == FAULTS[0] or exc.reason in _NOTHING_IN_COMMON
+
+
+def server_tls(settings: GatewaySettings, failures: Counter[str] | None = None) -> ListenerContext | None:
     """The listener's TLS context, or None for plain HTTP. Raises ConfigError for unusable files."""
     if not settings.tls_cert:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _Handshake
+    context.failures = Counter() if failures is None else failures
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     files = f"GATEWAY_TLS_CERT={settings.tls_cert!r} with GATEWAY_TLS_KEY={settings.tls_key!r}"
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        # Without a password function OpenSSL would ask for one at the terminal, and wait.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
+        context.expires_at = _expires_at(settings.tls_cert)
         if settings.tls_client_ca:
             files = f"GATEWAY_TLS_CLIENT_CA={settings.tls_client_ca!r}"
             context.load_verify_locations(settings.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
-    except (ssl.SSLError, OSError) as exc:
+    except (ssl.SSLError, OSError, ValueError) as exc:
         raise ConfigError(f"{files} is unusable; it should be PEM and belong together: {exc}") from exc
     return context
+
+
+def _expires_at(path: str) -> float:
+    """Of the first certificate in the file, the one that clients are shown."""
+    return x509.load_pem_x509_certificates(Path(path).read_bytes())[0].not_valid_after_utc.timestamp()
 
 
 def upstream_tls(settings: GatewaySettings) -> ssl.SSLContext:
@@ -81,7 +146,9 @@ class Listener:
     ) -> None:
         self._settings = settings
         self._factory = factory
-        self._tls = server_tls(settings)
+        self.tls_failures: Counter[str] = Counter()
+        """TLS handshakes that failed, by `FAULTS`."""
+        self._tls = server_tls(settings, self.tls_failures)
         self._socket = inherited
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -93,8 +160,36 @@ class Listener:
         self._socket = listening.dup()
         self._socket.setblocking(False)
         self.port = int(listening.getsockname()[1])
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
+        self._server = await self._serve(listening)
+
+    @property
+    def tls_expires_at(self) -> float | None:
+        """When the certificate in use expires, in Unix seconds."""
+        return self._tls.expires_at if self._tls is not None else None
+
+    def load_tls(self) -> ListenerContext | None:
+        """What the files hold now. Raises ConfigError. May be called in another thread."""
+        return server_tls(self._settings, self.tls_failures)
+
+    async def use_tls(self, context: ListenerContext | None) -> None:
+        """New handshakes are made with this; open connections, and handshakes that have begun, go on as they are.
+
+        The new context has ticket keys of its own: a session from before is not resumed, so nobody gets in on the
+        word of an authority that is gone.
+        """
+        self._tls = context
+        if self._socket is None or self._server is None:
+            return
+        server = await self._serve(self._socket.dup())
+        if self._server is None:  # closed meanwhile
+            server.close()
+            return
+        previous, self._server = self._server, server
+        previous.close()
+
+    async def _serve(self, listening: socket.socket) -> asyncio.Server:
+        listening.setblocking(False)
+        return await asyncio.get_running_loop().create_server(
             self._factory,
             sock=listening,
             ssl=self._tls,

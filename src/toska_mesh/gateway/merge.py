@@ -11,8 +11,12 @@ OF_ONE_PROCESS = ("process_", "python_")
 """Metrics that say something about a single process: they keep it as the label `worker`."""
 
 NEWEST = ("toska_gateway_table_version", "toska_gateway_table_stale_seconds", "toska_gateway_services",
-          "toska_gateway_instances", "toska_build_info")  # fmt: skip
+          "toska_gateway_instances", "toska_build_info", "toska_gateway_files_refused")  # fmt: skip
 """What all workers see alike: the largest value counts, the sum would mean nothing."""
+
+
+SOONEST = ("toska_gateway_certificate_expiry_timestamp_seconds",)
+"""Where workers differ for a moment, the smallest value is the one to act on."""
 
 
 class MergedMetrics:
@@ -37,6 +41,8 @@ class MergedMetrics:
             key = (sample.name, tuple(sorted(labels.items())))
             if name in NEWEST or sample.name in NEWEST:
                 samples[key] = max(samples.get(key, float("-inf")), sample.value)
+            elif name in SOONEST:
+                samples[key] = min(samples.get(key, float("inf")), sample.value)
             else:
                 samples[key] = samples.get(key, 0.0) + sample.value
 

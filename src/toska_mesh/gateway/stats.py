@@ -62,6 +62,8 @@ class GatewayStats(Collector):
         self.services: dict[str, ServiceStats] = {}
         self.breaker_changes: Counter[tuple[str, str]] = Counter()
         """By service and new state."""
+        self.tls_failures: Counter[str] | None = None
+        """Handshakes that failed, by whose fault it was; None without TLS of our own."""
         self.freshness_buckets = [0] * (len(LATENCY_BUCKETS) + 1)
         self.freshness_seconds = 0.0
 
@@ -117,6 +119,12 @@ class GatewayStats(Collector):
         for (name, state), count in self.breaker_changes.items():
             changes.add_metric([name, state], count)
         yield changes
+        handshakes = CounterMetricFamily(
+            "toska_gateway_tls_handshakes_failed", "TLS handshakes of clients that failed, by fault.", labels=["fault"]
+        )
+        for fault, count in (self.tls_failures or {}).items():
+            handshakes.add_metric([fault], count)
+        yield handshakes
         freshness = HistogramMetricFamily(
             "toska_gateway_table_freshness_seconds", "From the registry's wake-up to the table in use."
         )
