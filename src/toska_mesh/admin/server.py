@@ -6,7 +6,7 @@ Never in the path of proxied requests.
 import errno
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -58,8 +58,8 @@ class AdminServer:
 
     `variable` is the setting that names the port, for the error when the port is taken. Raises ConfigError then.
     Without `metrics` the daemon brings its own `/metrics` among the routes. `unix_path` serves on a Unix socket instead
-    of host and port. `cancel_on_disconnect` cancels a handler whose client has left: for long polls, which would pile
-    up otherwise.
+    of host and port, `listening` on sockets that are bound already. `cancel_on_disconnect` cancels a handler whose
+    client has left: for long polls, which would pile up otherwise.
     """
 
     def __init__(
@@ -75,8 +75,10 @@ class AdminServer:
         max_body_bytes: int = 1024 * 1024,
         cancel_on_disconnect: bool = False,
         unix_path: str = "",
+        listening: Sequence[socket.socket] = (),
     ) -> None:
         self._host = host
+        self._listening = listening
         self._unix_path = unix_path
         self._wanted_port = port
         self._variable = variable
@@ -104,6 +106,11 @@ class AdminServer:
         if self._unix_path:
             await web.UnixSite(self._runner, self._unix_path).start()
             return self
+        for sock in self._listening:
+            await web.SockSite(self._runner, sock).start()
+        if self._listening:
+            self.port = int(self._runner.addresses[0][1])
+            return self
         site = web.TCPSite(self._runner, self._host, self._wanted_port, reuse_address=True)
         try:
             await site.start()
@@ -116,6 +123,10 @@ class AdminServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop serving, earlier than at the end of the context."""
         await self._runner.cleanup()
 
 

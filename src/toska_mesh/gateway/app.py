@@ -57,11 +57,13 @@ class Inherited:
     """Descriptor of the shared rate limit (`sharedlimit`)."""
     admin_socket: str
     """Path of the Unix socket for its part of the admin API."""
+    is_patient: bool
+    """Others serve already: it need not take requests before it has a table."""
 
 
 async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """The gateway as the settings want it: alone, or as several workers."""
-    if settings.worker_count > 1:
+    if settings.worker_count > 1 or settings.handover_path:
         await supervise(settings, stop)
     else:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, refuse_to_replace)
@@ -129,21 +131,29 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             if key_set is not None:
                 tasks.create_task(key_set.run(), name="fetch keys now and then")
             if inherited is not None:
-                await _until_routable(routing)
-                await listener.open()
+                await _until_routable(routing, stop, inherited.is_patient)
+                if not stop.is_set():
+                    await listener.open()
             _say_hello(settings, listener.port, admin.port)
             await stop.wait()
             await _drain(settings, health, proxy, listener)
 
 
-async def _until_routable(routing: Routing) -> None:
+async def _until_routable(routing: Routing, stop: asyncio.Event, is_patient: bool) -> None:
     """A worker shares its port: while it has no table yet, others may, so it lets them take the first requests.
 
-    Not for long: without a registry nobody has one, and an answer that says so is better than none.
+    Not for long, unless it knows of others: without a registry nobody has a table, and an answer that says so is
+    better than none.
     """
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(MAX_WAIT_FOR_TABLE_SECONDS):
-            await routing.has_table.wait()
+        async with asyncio.timeout(None if is_patient else MAX_WAIT_FOR_TABLE_SECONDS), asyncio.TaskGroup() as tasks:
+            waits = [
+                tasks.create_task(routing.has_table.wait(), name="wait for a table"),
+                tasks.create_task(stop.wait(), name="wait for the end"),
+            ]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
 
 
 async def _drain(settings: GatewaySettings, health: Health, proxy: Proxy, listener: Listener) -> None:

@@ -6,6 +6,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
@@ -113,23 +114,43 @@ def upstream_tls(settings: GatewaySettings) -> ssl.SSLContext:
 
 def bind(settings: GatewaySettings) -> socket.socket:
     """A listening socket on the public port. Raises ConfigError when the port or the address cannot be had."""
-    host, port = settings.host, settings.port
+    return bind_all(settings.host, settings.port, "GATEWAY_PORT")[0]
+
+
+def bind_all(host: str, port: int, variable: str, count: int = 1) -> list[socket.socket]:
+    """Listening sockets on the port, one for each of the first `count` addresses of the host.
+
+    Raises ConfigError, which names the variable of the port, when the port or the address cannot be had.
+    """
+    bound: list[socket.socket] = []
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as exc:
-        raise port_in_use(port, "GATEWAY_PORT", exc, host) from exc
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setblocking(False)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+        for family, kind, protocol, _, address in addresses(host, port, variable)[:count]:
+            # A free port that was chosen for the first address is the port of all.
+            where = address if not bound else (address[0], bound[0].getsockname()[1], *address[2:])
+            sock = socket.socket(family, kind, protocol)
+            bound.append(sock)
+            if family == socket.AF_INET6 and count > 1:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setblocking(False)
+            sock.bind(where)
+            sock.listen(BACKLOG)
     except OSError as exc:
-        listening.close()
-        raise port_in_use(port, "GATEWAY_PORT", exc, host) from exc
-    return listening
+        for sock in bound:
+            sock.close()
+        raise port_in_use(port, variable, exc, host) from exc
+    return bound
+
+
+def addresses(host: str, port: int, variable: str) -> list[tuple[Any, ...]]:
+    """What to bind for a host and a port, as `socket.getaddrinfo` says it. Raises ConfigError for an unknown host."""
+    try:
+        found: list[tuple[Any, ...]] = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as exc:
+        raise port_in_use(port, variable, exc, host) from exc
+    return list(dict.fromkeys(found))
 
 
 class Listener:
@@ -204,6 +225,9 @@ class Listener:
         if server is not None:
             server.close()
         if listening is None:
+            return
+        if server is None:
+            listening.close()  # never opened: whoever waits there is not ours to serve
             return
         accepted = []
         try:

@@ -15,6 +15,8 @@ MIN_SECRET_BYTES = 32
 """RFC 7518 section 3.2: an HS256 key is at least as long as the hash output."""
 
 MAX_WORKERS = 256
+MAX_SOCKET_PATH_BYTES = 107
+"""What fits into `sun_path` with its end mark (unix(7))."""
 
 
 class GatewaySettings(ConsulSettings):
@@ -34,6 +36,11 @@ class GatewaySettings(ConsulSettings):
 
     workers: str = setting(
         "GATEWAY_WORKERS", "1", "Processes that share the port: a number, or `auto` for one per core."
+    )
+    handover_path: str = setting(
+        "GATEWAY_HANDOVER_PATH",
+        "",
+        "Unix socket on which a newly started gateway of the same user takes over from the running one; empty = off.",
     )
 
     route_prefix: str = setting("GATEWAY_ROUTE_PREFIX", "/api/", "Path before the service name.")
@@ -226,6 +233,13 @@ class GatewaySettings(ConsulSettings):
         ):
             if path and not os.access(path, os.R_OK):
                 raise ValueError(f"{variable}={path!r} cannot be read; it should name a readable file")
+        if self.handover_path:
+            length = len(os.fsencode(self.handover_path))
+            if length > MAX_SOCKET_PATH_BYTES or not Path(self.handover_path).parent.is_dir():
+                raise ValueError(
+                    f"GATEWAY_HANDOVER_PATH={self.handover_path!r}: it should name a socket in a folder that exists, "
+                    f"in at most {MAX_SOCKET_PATH_BYTES} bytes"
+                )
         if self.snapshot_path and not Path(self.snapshot_path).parent.is_dir():
             raise ValueError(f"GATEWAY_SNAPSHOT_PATH={self.snapshot_path!r}: the folder does not exist")
         return self

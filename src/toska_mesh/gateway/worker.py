@@ -1,8 +1,9 @@
 """One of several processes that serve the gateway's port; started by the supervisor (`workers`), not by people.
 
-`python -m toska_mesh.gateway.worker LISTENER LIMIT LIFELINE SOCKET`: numbers of inherited descriptors (the listening
-socket, the table of the rate limit, the reading end of a pipe that closes when the supervisor ends) and the path of the
-Unix socket for its part of the admin API. Settings come from the environment, as everywhere.
+`python -m toska_mesh.gateway.worker LISTENER LIMIT LIFELINE SOCKET PATIENT`: numbers of inherited descriptors (the
+listening socket, the table of the rate limit, the reading end of a pipe that closes when the supervisor ends), the path
+of the Unix socket for its part of the admin API, and 1 when others serve already, else 0. Settings come from the
+environment, as everywhere.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ def main() -> None:
     # A hang-up of the terminal reaches the whole process group; what it means is the supervisor's decision.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     listener, limit, lifeline = map(int, sys.argv[1:4])
-    inherited = Inherited(socket.socket(fileno=listener), limit, sys.argv[4])
+    inherited = Inherited(socket.socket(fileno=listener), limit, sys.argv[4], is_patient=sys.argv[5] == "1")
 
     async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()

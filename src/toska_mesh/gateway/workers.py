@@ -2,19 +2,21 @@
 
 The supervisor owns the listening socket and hands it to its workers, so the kernel's queue of new connections outlives
 each of them: a dead worker takes only the requests that it held, and on SIGHUP a new generation of workers takes over
-from the same queue before the old one drains. It also serves the one admin port, putting the workers' answers together.
-It is not in the path of requests.
+from the same queue before the old one drains. A newly started gateway takes over in the same way (`handover`). It also
+serves the one admin port, putting the workers' answers together. It is not in the path of requests.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import orjson
@@ -24,7 +26,8 @@ from prometheus_client.exposition import generate_latest
 from toska_mesh.admin import AdminServer, Health, HealthState, json_response
 from toska_mesh.errors import ConfigError
 from toska_mesh.gateway.adminapi import config_handler, no_table
-from toska_mesh.gateway.listener import bind
+from toska_mesh.gateway.handover import HandoverError, HandoverServer, Predecessor, Sockets, find_predecessor, listen
+from toska_mesh.gateway.listener import addresses, bind, bind_all
 from toska_mesh.gateway.merge import MergedMetrics, merge_instances
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.sharedlimit import create_table
@@ -33,7 +36,9 @@ from toska_mesh.telemetry import event_log
 CHECK = "workers"
 POLL_SECONDS = 0.5
 READY_SECONDS = 30.0
-"""How long a new generation may take to become ready before the old one is kept after all."""
+"""How long a new generation, or a new gateway, may take to become ready before the old one is kept after all."""
+MAX_ADDRESSES = 8
+"""Of the admin host; more than one for names such as localhost."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
@@ -58,6 +63,8 @@ class Worker:
     started_at: float
     is_ready: bool = False
     is_leaving: bool = False
+    checks: Sequence[Mapping[str, Any]] = ()
+    """What its `/health/ready` said last."""
     session: aiohttp.ClientSession = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,13 +82,27 @@ class Worker:
 class Supervisor:
     """Keeps the wanted number of workers alive. Owner of the listening socket and of all worker processes."""
 
-    def __init__(self, settings: GatewaySettings, tasks: asyncio.TaskGroup, folder: Path, health: Health) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        tasks: asyncio.TaskGroup,
+        folder: Path,
+        health: Health,
+        sockets: Sockets | None = None,
+        is_successor: bool = False,
+    ) -> None:
+        """`sockets`: those of `open_sockets`. `is_successor`: another gateway still serves."""
         self._settings = settings
         self._tasks = tasks
         self._folder = folder
         self._health = health
-        self._socket = bind(settings)
-        self._limit = create_table()
+        self.sockets = sockets or Sockets(listener=[bind(settings)])
+        if self.sockets.limit_table is None:
+            self.sockets.limit_table = create_table()
+        self._socket = self.sockets.listener[0]
+        self._limit = self.sockets.limit_table
+        self._others_serve = is_successor
+        self._has_been_ready = False
         self._lifeline, self._lifeline_end = os.pipe()
         self._generation = 0
         """The one that shall serve: a worker that dies is started again in it."""
@@ -108,10 +129,31 @@ class Supervisor:
         """Until cancelled: know which workers are ready, and say so."""
         while True:
             for worker in list(self.workers):
-                worker.is_ready = (await worker.ask("/health/ready"))[0] == 200
+                status, body = await worker.ask("/health/ready")
+                worker.is_ready = status == 200
+                worker.checks = orjson.loads(body)["checks"] if status else ()
+                self._has_been_ready |= worker.is_ready
             self._say_health()
             self._news.set()
             await asyncio.sleep(POLL_SECONDS)
+
+    async def until_ready(self, stop: asyncio.Event | None = None) -> bool:
+        """Whether all workers became ready in `READY_SECONDS`. A stop ends the wait."""
+        stops = [self._stopping] if stop is None else [self._stopping, stop]
+
+        def is_over() -> bool:
+            return any(event.is_set() for event in stops)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_SECONDS):
+                # By number, not by process: one that dies meanwhile is started again in the same generation.
+                await self._until(lambda: is_over() or self._ready_numbers(self._generation) == set(self._numbers))
+                return not is_over()
+        return False
+
+    def predecessor_left(self) -> None:
+        """From now on a worker without a table may be the only one there is."""
+        self._others_serve = False
 
     async def replace(self) -> None:
         """A new generation takes over: all of it is ready before the old one is asked to drain."""
@@ -123,13 +165,7 @@ class Supervisor:
             self._generation = self._newest_generation
             log.info("workers_replaced", generation=self._generation)
             await self._fill(self._generation)
-            try:
-                async with asyncio.timeout(READY_SECONDS):
-                    # By number, not by process: one that dies meanwhile is started again in the same generation.
-                    await self._until(
-                        lambda: self._stopping.is_set() or self._ready_numbers(self._generation) == set(self._numbers)
-                    )
-            except TimeoutError:
+            if not await self.until_ready() and not self._stopping.is_set():
                 log.error("new_workers_not_ready", seconds=READY_SECONDS, consequence="the old ones are kept")
                 self._generation = before
                 self._dismiss_other_generations()
@@ -211,6 +247,7 @@ class Supervisor:
             "toska_mesh.gateway.worker",
             *map(str, descriptors),
             path,
+            str(int(self._others_serve or any(worker.is_ready for worker in self.workers))),
             pass_fds=descriptors,
             stdin=asyncio.subprocess.DEVNULL,
         )
@@ -230,7 +267,7 @@ class Supervisor:
             log.info("worker_left", worker=worker.number, generation=worker.generation, code=code)
             return
         lived = asyncio.get_running_loop().time() - worker.started_at
-        if code == _WRONG_CONFIGURATION and worker.generation == 1 and lived < STABLE_SECONDS:
+        if code == _WRONG_CONFIGURATION and not self._has_been_ready:
             raise ConfigError("a worker refused its configuration; its words stand above")
         log.error("worker_died", worker=worker.number, pid=worker.process.pid, code=code, lived_seconds=round(lived, 1))
         pause = 0.0
@@ -249,6 +286,8 @@ class Supervisor:
         if not ready:
             state = HealthState.UNHEALTHY
         self._health.set(CHECK, state, f"{ready} of {self._settings.worker_count} workers are ready")
+        for name, why in sorted(_troubles(serving).items()):
+            self._health.set(name, HealthState.DEGRADED if why else HealthState.HEALTHY, why)
 
     # -- the admin API of all
 
@@ -321,35 +360,144 @@ class Supervisor:
         )
 
 
+def _troubles(workers: Sequence[Worker]) -> dict[str, str]:
+    """By check of the workers, what they say when it is not healthy; empty when it is.
+
+    Not more than Degraded here: whether anybody serves is the supervisor's own check.
+    """
+    troubles: dict[str, str] = {}
+    for worker in workers:
+        for check in worker.checks:
+            is_well = check["status"] == HealthState.HEALTHY.value
+            told = "" if is_well else f"worker {worker.number}: {check['description'] or check['status']}"
+            troubles[check["name"]] = troubles.get(check["name"]) or told
+    troubles.pop("drain", None)
+    return troubles
+
+
+def open_sockets(settings: GatewaySettings, offered: Sockets) -> Sockets:
+    """The sockets that the settings want: those that were offered where they fit, else new ones. Closes the others.
+
+    Raises ConfigError for a port that cannot be had.
+    """
+    wanted = Sockets(limit_table=offered.limit_table)
+    try:
+        wanted.listener = _fitting(offered.listener, settings.host, settings.port, "GATEWAY_PORT", 1)
+        wanted.admin = _fitting(
+            offered.admin, settings.admin_host, settings.admin_port, "GATEWAY_ADMIN_PORT", MAX_ADDRESSES
+        )
+        if settings.handover_path:
+            wanted.handover = offered.handover or [listen(settings.handover_path)]
+    except BaseException:
+        wanted.close()
+        offered.limit_table = None
+        offered.close()
+        raise
+    return wanted
+
+
+def _fitting(offered: Sequence[socket.socket], host: str, port: int, variable: str, count: int) -> list[socket.socket]:
+    places = {place[4] for place in addresses(host, port, variable)[:count]}
+    taken = {sock.getsockname() if port else (sock.getsockname()[0], 0, *sock.getsockname()[2:]) for sock in offered}
+    if offered and taken == places:
+        return list(offered)
+    for sock in offered:
+        sock.close()
+    return bind_all(host, port, variable, count)
+
+
 def refuse_to_replace() -> None:
     """SIGHUP to a gateway that is one process: say what it would take, and go on serving."""
     log.warning(
         "one_worker_cannot_be_replaced",
         consequence="nothing happens; the settings stay as they are",
-        remedy="set GATEWAY_WORKERS above 1 (or auto) for a change without a failed request, or restart",
+        remedy="set GATEWAY_HANDOVER_PATH, or GATEWAY_WORKERS above 1, and restart: from then on it can be",
     )
 
 
 async def supervise(settings: GatewaySettings, stop: asyncio.Event) -> None:
-    """Run the workers until `stop` is set, then drain them. SIGHUP replaces them without a failed request."""
+    """Run the workers until `stop` is set, then drain them. SIGHUP replaces them without a failed request.
+
+    With a handover path, take over from the gateway that runs already, and later hand over to the next one.
+    Raises HandoverError when there is one that could not be taken over from.
+    """
+    path = settings.handover_path
+    predecessor = await asyncio.to_thread(find_predecessor, path) if path else None
     health = Health(awaited=[CHECK])
     with tempfile.TemporaryDirectory(prefix="toska-gateway-") as folder:
         async with asyncio.TaskGroup() as tasks:
-            supervisor = Supervisor(settings, tasks, Path(folder), health)
-            async with AdminServer(
-                settings.admin_host,
-                settings.admin_port,
-                variable="GATEWAY_ADMIN_PORT",
-                health=health,
-                metrics=None,
-                routes=supervisor.routes(),
-            ):
-                await supervisor.start()
-                watching = tasks.create_task(supervisor.watch(), name="watch workers")
-                asyncio.get_running_loop().add_signal_handler(
-                    signal.SIGHUP, lambda: tasks.create_task(supervisor.replace(), name="replace workers")
-                )
-                log.info("workers_serve", port=supervisor.port, workers=settings.worker_count)
-                await stop.wait()
-                await supervisor.stop()
-                watching.cancel()
+            sockets = open_sockets(settings, predecessor.sockets if predecessor is not None else Sockets())
+            supervisor = Supervisor(settings, tasks, Path(folder), health, sockets, predecessor is not None)
+            await supervisor.start()
+            watching = tasks.create_task(supervisor.watch(), name="watch workers")
+            if predecessor is None or await _succeed(predecessor, supervisor, stop):
+                await _reign(settings, supervisor, tasks, health, stop)
+            watching.cancel()
+
+
+async def _succeed(predecessor: Predecessor, supervisor: Supervisor, stop: asyncio.Event) -> bool:
+    """Wait until our workers are ready, then let the running gateway go. False when we were stopped before that."""
+    log.info("taking_over", pid=predecessor.pid, version=predecessor.version)
+    if await supervisor.until_ready(stop):
+        await predecessor.dismiss()
+        supervisor.predecessor_left()
+        log.info("took_over", pid=predecessor.pid, version=predecessor.version)
+        return True
+    predecessor.close()
+    await supervisor.stop()
+    if stop.is_set():
+        return False
+    raise HandoverError(
+        f"the new workers did not become ready within {READY_SECONDS:g} seconds; the gateway with process id "
+        f"{predecessor.pid} goes on"
+    )
+
+
+async def _reign(
+    settings: GatewaySettings,
+    supervisor: Supervisor,
+    tasks: asyncio.TaskGroup,
+    health: Health,
+    stop: asyncio.Event,
+) -> None:
+    """Serve the admin port and let others take over, until `stop` is set."""
+    loop = asyncio.get_running_loop()
+    sockets = supervisor.sockets
+    # The server closes what it serves on; the originals are there to be handed over.
+    admin = AdminServer(
+        settings.admin_host,
+        settings.admin_port,
+        variable="GATEWAY_ADMIN_PORT",
+        health=health,
+        metrics=None,
+        routes=supervisor.routes(),
+        listening=[sock.dup() for sock in sockets.admin],
+    )
+    has_handed_over = False
+
+    async def step_down() -> None:
+        nonlocal has_handed_over
+        has_handed_over = True
+        await admin.close()
+        stop.set()
+
+    async with admin:
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(supervisor.replace(), name="replace workers"))
+        log.info("workers_serve", port=supervisor.port, workers=settings.worker_count)
+        handing_over = None
+        if sockets.handover:
+            server = HandoverServer(
+                sockets.handover[0], lambda: sockets, step_down, READY_SECONDS + EXIT_MARGIN_SECONDS
+            )
+            handing_over = tasks.create_task(server.run(), name="hand over")
+        try:
+            await stop.wait()
+            await supervisor.stop()
+        finally:
+            if handing_over is not None:
+                handing_over.cancel()
+                if not has_handed_over:
+                    with contextlib.suppress(OSError):
+                        os.unlink(settings.handover_path)
+            for sock in (*sockets.admin, *sockets.handover):
+                sock.close()
