@@ -1,9 +1,14 @@
 """One JSON line per request, in batches, never in the way.
 
 Lines are collected and handed to the line writer's thread some times a second; when nobody takes them (a full disk, a
-stuck pipe) they are dropped there and counted.
+stuck pipe) they are dropped there and counted. No line is longer than what the kernel writes to a pipe in one piece,
+so those of several workers never mix.
+
+A request's time has three phases, which together are its duration: before the try that decided it (policies, earlier
+tries, the pauses between them, the arrival of the body), until the head of the answer, until its end.
 """
 
+import select
 from datetime import UTC, datetime
 
 import orjson
@@ -12,6 +17,11 @@ from toska_mesh.gateway.exchange import Exchange
 from toska_mesh.telemetry.lines import LineWriter
 
 MAX_BATCH_LINES = 512
+
+_MAX_PLAIN_PATH_BYTES = 2048
+"""With a longer path a line might not fit into one piece: it is looked at."""
+_KEPT_PATH_BYTES = 1024
+_KEPT_ID_BYTES = 256
 
 
 class AccessLog:
@@ -47,7 +57,7 @@ class AccessLog:
 
 _USUAL = (
     b'{"time":"%b","level":"info","msg":"request","method":"%b","path":"%b","status":%d,"duration_ms":%.3f,%b,'
-    b'"attempts":%d,"upstream_ms":%.3f,"relay_ms":%.3f,"bytes_in":%d,"bytes_out":%d,"outcome":"%b","client_ip":"%b",'
+    b'"attempts":%d,"before_ms":%.3f,"upstream_ms":%.3f,"relay_ms":%.3f,"bytes_in":%d,"bytes_out":%d,"outcome":"%b","client_ip":"%b",'
     b'"request_id":"%b","correlation_id":"%b","trace_id":null}\n'
 )
 
@@ -58,7 +68,7 @@ def _usual_line(exchange: Exchange, now: float, moment: str) -> bytes:
     if upstream is None or not head_at or head.trace_id:
         return b""
     texts = head.path + head.id_fields
-    if b'"' in texts or b"\\" in texts:
+    if b'"' in texts or b"\\" in texts or len(texts) > _MAX_PLAIN_PATH_BYTES:
         return b""
     return _USUAL % (
         moment.encode(),
@@ -68,6 +78,7 @@ def _usual_line(exchange: Exchange, now: float, moment: str) -> bytes:
         (now - exchange.started) * 1000,
         upstream.log_fields,
         exchange.attempts,
+        (exchange.try_started - exchange.started) * 1000,
         (head_at - exchange.try_started) * 1000,
         (now - head_at) * 1000,
         exchange.bytes_in,
@@ -83,27 +94,37 @@ def _any_line(exchange: Exchange, now: float, moment: str) -> bytes:
     head = exchange.head
     upstream = exchange.upstream or (exchange.tried[-1] if exchange.tried else None)
     head_at = exchange.head_at
-    return orjson.dumps(
-        {
-            "time": moment,
-            "level": "info",
-            "msg": "request",
-            "method": head.method.decode("latin-1"),
-            "path": head.path.decode("latin-1"),
-            "status": exchange.status,
-            "duration_ms": round((now - exchange.started) * 1000, 3),
-            "service": exchange.route,
-            "instance": upstream.instance.id if upstream is not None else None,
-            "attempts": exchange.attempts,
-            "upstream_ms": round((head_at - exchange.try_started) * 1000, 3) if head_at and upstream else None,
-            "relay_ms": round((now - head_at) * 1000, 3) if head_at else None,
-            "bytes_in": exchange.bytes_in,
-            "bytes_out": exchange.bytes_out,
-            "outcome": exchange.outcome,
-            "client_ip": head.client_address,
-            "request_id": head.request_id,
-            "correlation_id": head.correlation_id,
-            "trace_id": head.trace_id or None,
-        },
-        option=orjson.OPT_APPEND_NEWLINE,
-    )
+    line: dict[str, object] = {
+        "time": moment,
+        "level": "info",
+        "msg": "request",
+        "method": head.method.decode("latin-1"),
+        "path": head.path.decode("latin-1"),
+        "status": exchange.status,
+        "duration_ms": _milliseconds(exchange.started, now),
+        "service": exchange.route,
+        "instance": upstream.instance.id if upstream is not None else None,
+        "attempts": exchange.attempts,
+        "before_ms": _milliseconds(exchange.started, exchange.try_started) if upstream is not None else None,
+        "upstream_ms": _milliseconds(exchange.try_started, head_at) if head_at and upstream is not None else None,
+        "relay_ms": _milliseconds(head_at, now) if head_at else None,
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+        "outcome": exchange.outcome,
+        "client_ip": head.client_address,
+        "request_id": head.request_id,
+        "correlation_id": head.correlation_id,
+        "trace_id": head.trace_id or None,
+    }
+    dumped = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    if len(dumped) > select.PIPE_BUF:
+        line["path"] = head.path[:_KEPT_PATH_BYTES].decode("latin-1")
+        line["path_bytes"] = len(head.path)
+        line["method"] = head.method[:_KEPT_ID_BYTES].decode("latin-1")
+        line["client_ip"] = head.client_address[:_KEPT_ID_BYTES]
+        dumped = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    return dumped
+
+
+def _milliseconds(since: float, until: float) -> float:
+    return round((until - since) * 1000, 3)

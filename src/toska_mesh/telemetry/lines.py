@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
+_NEWLINE = 0x0A
 
 
 class LineWriter:
@@ -25,6 +26,8 @@ class LineWriter:
         self._pending_bytes = 0
         self._wake = threading.Condition()
         self._closing = False
+        self._is_in_a_line = False
+        """A write ended in the middle of a line and its rest was lost."""
         self.dropped_lines = 0
         self._thread = threading.Thread(target=self._run, name="line writer", daemon=True)
         self._thread.start()
@@ -61,16 +64,19 @@ class LineWriter:
                 self._write_all(piece)
 
     def _write_all(self, batch: bytes) -> None:
-        view = memoryview(batch)
+        # What comes after half a line must not look like its end.
+        view = memoryview(b"\n" + batch if self._is_in_a_line else batch)
         while view:
             try:
-                view = view[os.write(self._fd, view) :]
+                written = os.write(self._fd, view)
+                self._is_in_a_line = view[written - 1] != _NEWLINE
+                view = view[written:]
             except BlockingIOError:
                 # Another owner of this terminal or pipe made it non-blocking; waiting is this thread's job.
                 select.select([], [self._fd], [], 1.0)
             except OSError:
                 # A closed pipe or a full disk: the lines are lost, the daemon is not.
-                self.dropped_lines += bytes(view).count(b"\n")
+                self.dropped_lines += batch[max(0, len(batch) - len(view)) :].count(b"\n")
                 return
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,8 @@ class Gateway:
         self.admin_port = admin_port
         self.last_head = b""
         """Of the newest answer under load."""
+        self.asked = 0
+        """Requests under load that were answered."""
 
     def admin(self, path: str) -> Any:
         status, body = http_get(f"http://127.0.0.1:{self.admin_port}{path}")
@@ -34,8 +37,11 @@ class Gateway:
     def serving(self) -> list[dict[str, Any]]:
         return [worker for worker in self.admin("/workers") if worker["isReady"] and not worker["isLeaving"]]
 
-    async def load(self, stop: asyncio.Event) -> Counter[str]:
-        """Keep-alive clients that obey `Connection: close`, until told to stop; counts statuses and failures."""
+    async def load(self, stop: asyncio.Event, lengths: random.Random | None = None) -> Counter[str]:
+        """Keep-alive clients that obey `Connection: close`, until told to stop; counts statuses and failures.
+
+        `lengths`: paths of several lengths.
+        """
         seen: Counter[str] = Counter()
 
         async def client() -> None:
@@ -44,12 +50,14 @@ class Gateway:
                 try:
                     if writer is None:
                         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                    writer.write(b"GET /api/hello/x HTTP/1.1\r\nHost: mesh\r\n\r\n")
+                    length = lengths.choice((1, 100, 3000)) if lengths is not None else 1
+                    writer.write(b"GET /api/hello/%b HTTP/1.1\r\nHost: mesh\r\n\r\n" % (b"x" * length))
                     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-                    length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
-                    await reader.readexactly(int(length.split(b":")[1]))
+                    size = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                    await reader.readexactly(int(size.split(b":")[1]))
                     seen[head[9:12].decode()] += 1
                     self.last_head = head
+                    self.asked += 1
                     if b"connection: close" in head.lower():
                         writer.close()
                         writer = None
