@@ -16,6 +16,7 @@ import aiohttp
 from toska_mesh.admin import AdminServer, Health, run_daemon
 from toska_mesh.gateway.accesslog import AccessLog
 from toska_mesh.gateway.adminapi import admin_routes
+from toska_mesh.gateway.admission import raise_descriptor_limit
 from toska_mesh.gateway.auth import Keys, KeySetFetcher, TokenChecker, static_keys
 from toska_mesh.gateway.client import ClientConnection
 from toska_mesh.gateway.dashboard import PREFIX, Dashboard
@@ -72,6 +73,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inherited | None = None) -> None:
     """Serve in this process until `stop` is set, then drain. The one function that knows every part."""
+    raise_descriptor_limit()
     health = Health(awaited=[CHECK])
     metrics = new_metrics_registry("gateway")
     before = {paths: fingerprint(paths) for paths in _paths(settings)}  # before anything is loaded from them
@@ -135,6 +137,13 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
                 if not stop.is_set():
                     await listener.open()
             _say_hello(settings, listener.port, admin.port)
+            if proxy.admission.places < settings.max_connections:
+                log.warning(
+                    "too_few_file_descriptors",
+                    client_connections=proxy.admission.places,
+                    wanted=settings.max_connections,
+                    remedy="raise the hard limit of open files (ulimit -Hn, LimitNOFILE) to 2.1 per client connection",
+                )
             await stop.wait()
             await _drain(settings, health, proxy, listener)
 

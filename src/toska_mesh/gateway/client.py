@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from toska_mesh.gateway import problems
+from toska_mesh.gateway.admission import NOBODY
 from toska_mesh.gateway.exchange import Exchange, Phase
 from toska_mesh.gateway.goodbye import close_idle, reset, unacknowledged_bytes
 from toska_mesh.gateway.headers import KINDS
@@ -35,6 +36,16 @@ RAW_RELAY_MIN_BYTES = 64 * 1024
 MAX_PIPELINED = 128
 """Requests that may wait behind the one being answered; a client that sends more at once is not listened to further."""
 
+ANSWERS_PER_TURN = 8
+"""So many pipelined requests of one client are begun before the others have their turn of the loop."""
+
+CREDIT_PER_CHUNK = 16
+CREDIT_PER_BODY_BYTE = 3
+"""What framing may cost beside the body before it counts as overhead: a chunk of one byte takes six on the wire."""
+
+LONGEST_LOOK_SECONDS = 1.0
+"""Longer since the last look means that the gateway stood still, which no client is blamed for."""
+
 log = event_log("gateway.client")
 
 
@@ -46,9 +57,12 @@ class ClientConnection(asyncio.Protocol):
     """One client. Implements `exchange.Downstream`."""
 
     __slots__ = (
+        "_answers_due",
         "_block",
         "_block_bytes",
         "_body_left",
+        "_chunks",
+        "_chunks_bytes",
         "_current",
         "_early",
         "_early_bytes",
@@ -64,10 +78,15 @@ class ClientConnection(asyncio.Protocol):
         "_overhead",
         "_parser",
         "_queue",
+        "_rated",
+        "_rated_at",
+        "_rated_bytes",
         "_raw_left",
+        "_slack",
         "_target",
         "_trailers",
         "_unsent",
+        "account",
         "deadline",
         "idle_since",
         "is_writing_paused",
@@ -85,6 +104,7 @@ class ClientConnection(asyncio.Protocol):
         """When the proxy's tick ends this connection for not moving; seconds on the loop's clock."""
         self.idle_since = proxy.now
         self.is_writing_paused = False
+        self.account = NOBODY
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._target = b""
@@ -93,7 +113,9 @@ class ClientConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._block: HeaderBlock | None = None  # of the last request
         self._block_bytes = b""  # as it came on the wire; empty when it may not be used again
-        self._overhead = 0  # bytes of a chunked request since the last that belonged to its body
+        self._overhead = 0  # bytes of a chunked request beyond its body and what framing may cost
+        self._chunks: list[bytes] = []  # parts of a chunked body out of one read
+        self._chunks_bytes = 0
         self._body_left = 0
         self._raw_left = 0
         self._incoming: Exchange | None = None  # whose request is being received
@@ -104,9 +126,14 @@ class ClientConnection(asyncio.Protocol):
         self._holds = False
         self._has_eof = False
         self._is_advancing = False
+        self._answers_due = False  # the loop will call `_advance_later`
         self._is_broken = False  # what still comes is not looked at; answers that are due are still given
         self._is_closing = False  # nor is anything answered any more
         self._unsent = NEVER  # bytes that the client had not taken when that was last looked at
+        self._rated: Exchange | None = None  # whose body's rate is watched; see `_check_body_rate`
+        self._rated_at = 0.0
+        self._rated_bytes = 0
+        self._slack = 0.0
 
     # -- asyncio.Protocol
 
@@ -118,10 +145,13 @@ class ClientConnection(asyncio.Protocol):
         self.peer = proxy.make_peer(str(address[0]) if address else "unknown", scheme)
         self.deadline = proxy.now + proxy.header_timeout
         if not proxy.add_client(self):
-            self._refuse_unparsed(problems.TOO_MANY_CONNECTIONS, "")
+            if proxy.admission.can_answer(self.peer.address, self.peer.is_trusted):
+                self._refuse_unparsed(problems.TOO_MANY_CONNECTIONS, "", b"Retry-After: 1\r\n")
+            else:
+                self.cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.proxy.clients.discard(self)
+        self.proxy.remove_client(self)
         self._is_closing = self._is_broken = True
         current, self._current = self._current, None
         if current is not None:
@@ -132,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # TLS knows no half-closed connection.
-        if self._current is None or self.peer.scheme == "https":
+        if self.peer.scheme == "https" or (self._current is None and not self._queue):
             return False
         incoming = self._incoming
         if incoming is not None and not incoming.request_complete:
@@ -146,7 +176,8 @@ class ClientConnection(asyncio.Protocol):
         # Half-closed and still reading, or gone altogether? The two look alike until something is written, and an
         # interim answer is always allowed (RFC 9110 section 15.2): one that is gone resets the connection, which
         # `expire` looks for, as the loop does not after the end of what can be read.
-        if self._current.client_speaks_11 and self._current.phase is not Phase.RELAYING:
+        current = self._current
+        if current is not None and current.client_speaks_11 and current.phase is not Phase.RELAYING:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
@@ -189,12 +220,15 @@ class ClientConnection(asyncio.Protocol):
             self._overhead += len(data)
         try:
             parser.feed_data(data)
+            if self._chunks:
+                self._pass_chunks()
         except HttpParserUpgrade as upgrade:
             self._on_upgrade(data[upgrade.args[0] :])
             return
-        except HttpParserCallbackError:
-            log.exception("request_failed_inside", client=self.peer.address)
-            self._give_up()
+        except HttpParserCallbackError as exc:
+            if not isinstance(exc.__context__, _EnoughError):
+                log.exception("request_failed_inside", client=self.peer.address)
+                self._give_up()
             return
         except HttpParserError as exc:
             # What comes after a request with `Connection: close` is none of our business (RFC 9112 section 9.6).
@@ -227,12 +261,13 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         parser = self._parser
         if parser is None or self._is_broken:
-            return
+            raise _EnoughError
         if len(self._queue) >= MAX_PIPELINED:
             # The last answer that is given says close: a client that pipelines must be ready for it (section 9.3.2).
             self._queue[-1].closes = self._is_broken = True
-            return
+            raise _EnoughError
         self._in_head = False
+        is_alone = self._head_bytes > 0  # otherwise the request before it came in the same read
         proxy = self.proxy
         if self._head_bytes > proxy.max_header_bytes and self._exact_head_bytes() > proxy.max_header_bytes:
             self._head_bytes = 0
@@ -253,17 +288,26 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = NEVER
         if head.refusal is not None:
             exchange.closes = self._is_broken = True
-        self._enqueue(exchange)
+        if is_alone:
+            self._enqueue(exchange)
+        else:
+            self._enqueue_behind(exchange)
 
     def on_body(self, data: bytes) -> None:
         exchange = self._incoming
-        if exchange is not None:
-            self._body_left -= len(data)
-            self._overhead = 0
-            if exchange is self._current or not self._is_queued_body_too_large(exchange, len(data)):
-                exchange.on_request_data(data)
+        if exchange is None:
+            return
+        if exchange.head.is_chunked:
+            self._chunks.append(data)
+            self._chunks_bytes += len(data)
+            return
+        self._body_left -= len(data)
+        if exchange is self._current or not self._is_queued_body_too_large(exchange, len(data)):
+            exchange.on_request_data(data)
 
     def on_message_complete(self) -> None:
+        if self._chunks:
+            self._pass_chunks()
         exchange, self._incoming = self._incoming, None
         if exchange is not None and not exchange.request_complete:
             if self._body_left > 0 or (exchange.head.is_chunked and self._parser_stops_early()):
@@ -315,6 +359,7 @@ class ClientConnection(asyncio.Protocol):
         early, self._early = b"".join(self._early), []
         self.hold_reading(False)
         end = TunnelEnd(self.transport, is_writing_paused=self.is_writing_paused, has_ended=self._has_eof)
+        self.proxy.admission.hand_over(self, end)
         return end, early
 
     # -- what the proxy's tick and drain call
@@ -357,18 +402,58 @@ class ClientConnection(asyncio.Protocol):
         self.cut()
 
     def _takes_slowly(self) -> bool:
-        """Whether the client has taken some of what waits for it since this was last asked; sets the deadline anew."""
+        """Whether the client has taken enough of what waits for it since the last look; sets the deadline anew."""
+        proxy = self.proxy
         unsent = self.transport.get_write_buffer_size() + unacknowledged_bytes(self.transport)
-        if not 0 < unsent < self._unsent:
+        if not 0 < unsent <= self._unsent - max(1.0, proxy.min_bytes_per_second * proxy.idle_timeout):
             return False
         self._unsent = unsent
         self.deadline = self.proxy.now + self.proxy.idle_timeout
         return True
 
-    def check_upstream(self, now: float) -> None:
-        """Give up on an answer that has stopped moving, unless it is the client who does not take it."""
+    def give_way(self) -> bool:
+        """Close an idle connection; False when its next request has just come, or the last answer is still to go."""
+        if self.transport.get_write_buffer_size() or not close_idle(self.transport):
+            return False
+        self._is_closing = self._is_broken = True
+        self.deadline = self.proxy.now + LINGER_SECONDS  # TLS waits for the other side's goodbye
+        return True
+
+    def check_progress(self, now: float) -> None:
+        """Called about twice a second: end what has stopped moving, or moves too slowly."""
         current = self._current
-        if current is None or current.phase is not Phase.RELAYING or self.is_writing_paused:
+        if current is None:
+            self._rated = None
+        elif current.phase is Phase.RELAYING:
+            self._check_upstream(current, now)
+        elif not current.request_complete:
+            self._check_body_rate(current, now)
+
+    def _check_body_rate(self, current: Exchange, now: float) -> None:
+        """Refuse a body that comes too slowly.
+
+        The client has as much slack as the idle timeout. Time uses it up, bytes win it back; time in which we do not
+        read, because the instance takes no more, does not count.
+        """
+        proxy = self.proxy
+        rate, received = proxy.min_bytes_per_second, current.bytes_in
+        if not rate:
+            return
+        if self._rated is not current:
+            self._rated = current
+            self._slack = proxy.idle_timeout
+        elif not self._holds:
+            slack = self._slack - min(now - self._rated_at, LONGEST_LOOK_SECONDS)
+            self._slack = min(slack + (received - self._rated_bytes) / rate, proxy.idle_timeout)
+            if self._slack <= 0:
+                current.closes = True
+                current.refuse(problems.REQUEST_TIMEOUT, f"the request's body came in slower than {rate} bytes/s")
+                return
+        self._rated_at, self._rated_bytes = now, received
+
+    def _check_upstream(self, current: Exchange, now: float) -> None:
+        """Give up on an answer that has stopped moving, unless it is the client who does not take it."""
+        if self.is_writing_paused:
             return
         connection = current.connection
         if connection is not None and connection.moved_at and now - connection.moved_at >= self.proxy.idle_timeout:
@@ -383,6 +468,34 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._queue.append(exchange)
             self.hold_reading(True)
+
+    def _enqueue_behind(self, exchange: Exchange) -> None:
+        """Of a client that pipelines: begun in a later turn of the loop, so that its requests hold up nobody else's."""
+        self._queue.append(exchange)
+        self.hold_reading(True)
+        if self._current is None:
+            self._advance_later()
+
+    def _advance_later(self) -> None:
+        if not self._answers_due:
+            self._answers_due = True
+            self.proxy.loop.call_soon(self._advance_now)
+
+    def _advance_now(self) -> None:
+        self._answers_due = False
+        if self._queue:
+            self._advance()
+
+    def _pass_chunks(self) -> None:
+        """Pass on what one read held of a chunked body, as one chunk: there may be thousands of a byte each."""
+        chunks, self._chunks = self._chunks, []
+        size, self._chunks_bytes = self._chunks_bytes, 0
+        self._overhead = max(0, self._overhead - CREDIT_PER_CHUNK * len(chunks) - CREDIT_PER_BODY_BYTE * size)
+        exchange = self._incoming
+        if exchange is not None:
+            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if exchange is self._current or not self._is_queued_body_too_large(exchange, size):
+                exchange.on_request_data(data)
 
     def _keep_block(self, data: bytes) -> None:
         """Remember the header block of a request that came in one read and alone, to know it again."""
@@ -425,11 +538,16 @@ class ClientConnection(asyncio.Protocol):
         self.proxy.handle(exchange)
 
     def _advance(self) -> None:
-        """Start what waits. A loop, not a recursion: many answers can be given at once."""
+        """Start what waits. A loop, not a recursion: several answers can be given at once."""
         if self._is_advancing:
             return
         self._is_advancing = True
+        left = ANSWERS_PER_TURN
         while self._queue and self._current is None and not self.is_writing_paused and not self._is_closing:
+            if not left:
+                self._advance_later()
+                break
+            left -= 1
             exchange = self._queue.popleft()
             exchange.begin(self.proxy.clock())
             if not exchange.request_complete:
@@ -568,7 +686,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._is_closing:
             self.cut()
 
-    def _refuse_unparsed(self, problem: Problem, detail: str) -> None:
+    def _refuse_unparsed(self, problem: Problem, detail: str, fields: bytes = b"") -> None:
         """Answer something that never became a request, after the answers that are due before it."""
         proxy = self.proxy
         self._is_broken = True
@@ -576,6 +694,7 @@ class ClientConnection(asyncio.Protocol):
         exchange = Exchange(proxy, self, refused_head(problem, detail, self.peer, proxy.rng), proxy.clock())
         exchange.closes = True
         exchange.client_speaks_11 = True
+        exchange.response_fields += fields
         self._enqueue(exchange)
 
     def _close_gently(self, is_request_complete: bool) -> None:
@@ -595,6 +714,10 @@ class ClientConnection(asyncio.Protocol):
         self.hold_reading(False)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+
+class _EnoughError(Exception):
+    """Ends the parsing of data that is not looked at any further."""
 
 
 def _has_error(transport: asyncio.Transport) -> bool:

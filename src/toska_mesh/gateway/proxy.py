@@ -6,7 +6,6 @@ one object; everything lives on one event loop.
 """
 
 import asyncio
-import ipaddress
 import math
 import random
 import ssl
@@ -16,6 +15,7 @@ from typing import Protocol
 
 from toska_mesh.gateway import problems
 from toska_mesh.gateway.accesslog import AccessLog
+from toska_mesh.gateway.admission import Admission, limit_key, places_for, share_of
 from toska_mesh.gateway.auth import KeySetFetcher, TokenChecker
 from toska_mesh.gateway.client import ClientConnection
 from toska_mesh.gateway.contained import ContainedTasks
@@ -108,7 +108,9 @@ class Proxy(CoarseClock):
         self.response_timeout = settings.response_timeout_seconds
         self.total_timeout = settings.total_timeout_seconds
         self._connect_timeout = settings.connect_timeout_seconds
-        self._max_connections = settings.max_connections
+        self.min_bytes_per_second = settings.min_bytes_per_second
+        places = places_for(settings.max_connections)
+        self.admission = Admission(self.clients, places, share_of(places, settings.max_connections_per_client))
         self.prefix = settings.route_prefix
         self._prefix_bytes = settings.route_prefix.encode()
         self.stale_since: float | None = None
@@ -249,9 +251,14 @@ class Proxy(CoarseClock):
     # -- connections
 
     def add_client(self, client: ClientConnection) -> bool:
-        """False when there are too many; the client is then told and closed."""
+        """False when there is no place for it; the client is then told and closed."""
         self.clients.add(client)
-        return len(self.clients) + len(self.tunnels) <= self._max_connections
+        return self.admission.admit(client, client.peer.address, client.peer.is_trusted, self.now)
+
+    def remove_client(self, client: ClientConnection) -> None:
+        """The connection is gone."""
+        self.clients.discard(client)
+        self.admission.release(client)
 
     def make_peer(self, address: str, scheme: str) -> Peer:
         mapped = address.removeprefix("::ffff:")
@@ -367,7 +374,7 @@ class Proxy(CoarseClock):
         for client in list(self.clients):
             if client.deadline <= now:
                 client.expire()
-            client.check_upstream(now)
+            client.check_progress(now)
         for tunnel in list(self.tunnels):
             if tunnel.deadline <= now:
                 tunnel.expire()
@@ -433,6 +440,19 @@ class Proxy(CoarseClock):
                 len(self.clients) + len(self.tunnels),
             ),
             "toska_gateway_tunnels": ("WebSocket and other tunnels now.", len(self.tunnels)),
+            "toska_gateway_client_connections_limit": ("How many there may be.", self.admission.places),
+            "toska_gateway_client_connections_heaviest": (
+                "Held by the one client address that holds most, trusted proxies apart.",
+                self.admission.most_held,
+            ),
+            "toska_gateway_client_connections_refused": (
+                "Refused since the start, as there was no place.",
+                self.admission.refused,
+            ),
+            "toska_gateway_client_connections_evicted": (
+                "Idle ones closed since the start, to make room.",
+                self.admission.evicted,
+            ),
             "toska_gateway_upstream_connections_idle": ("Pooled.", sum(len(upstream.idle) for upstream in upstreams)),
             "toska_gateway_requests_in_flight": ("Now.", in_flight),
             "toska_gateway_breakers_not_closed": (
@@ -456,16 +476,6 @@ class Proxy(CoarseClock):
 
 IDLE_GRACE_SECONDS = 0.5
 """While draining, an idle client connection is closed only after this: its next request may be on its way."""
-
-
-def limit_key(address: str) -> str:
-    """Who shares a rate limit: an IPv4 address, or the /64 network of an IPv6 one, as a host owns at least that."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address
 
 
 def _content_type(answer: LocalAnswer) -> bytes:

@@ -104,7 +104,23 @@ class GatewaySettings(ConsulSettings):
         "GATEWAY_MAX_HEADER_BYTES", 65536, "Largest request head in bytes.", ge=1024, le=1048576
     )
     max_connections: int = setting(
-        "GATEWAY_MAX_CONNECTIONS", 20000, "Client connections at once; further ones are refused with 503.", ge=1
+        "GATEWAY_MAX_CONNECTIONS",
+        20000,
+        "Client connections at once, per worker; further ones take the place of idle ones or are refused with 503.",
+        ge=1,
+    )
+    max_connections_per_client: int = setting(
+        "GATEWAY_MAX_CONNECTIONS_PER_CLIENT",
+        0,
+        "How many of them one client address (IPv6: a /64) may hold, except trusted proxies; 0 = a tenth, at least 64.",
+        ge=0,
+    )
+    min_bytes_per_second: int = setting(
+        "GATEWAY_MIN_BYTES_PER_SECOND",
+        240,
+        "A client that sends a body, or takes an answer, more slowly than this for GATEWAY_IDLE_TIMEOUT_SECONDS is cut "
+        "off; 0 = any that moves may stay.",
+        ge=0,
     )
     trusted_proxies: CommaList = setting(
         "GATEWAY_TRUSTED_PROXIES",

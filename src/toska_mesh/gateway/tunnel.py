@@ -7,6 +7,7 @@ of it. Each direction ends by itself: the end of one side's bytes is passed on, 
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from toska_mesh.gateway.admission import NOBODY
 from toska_mesh.gateway.goodbye import reset, unacknowledged_bytes
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Tunnelled(Protocol):
 class TunnelEnd(asyncio.Protocol):
     """One of the two connections; takes the place of the protocol that its transport had."""
 
-    __slots__ = ("has_ended", "is_writing_paused", "other", "transport", "tunnel")
+    __slots__ = ("account", "has_ended", "is_writing_paused", "other", "transport", "tunnel")
 
     tunnel: "Tunnel"
     other: "TunnelEnd"
@@ -41,6 +42,7 @@ class TunnelEnd(asyncio.Protocol):
         self.is_writing_paused = is_writing_paused
         self.has_ended = has_ended
         """Whether this side has said all that it will."""
+        self.account = NOBODY
 
     def data_received(self, data: bytes) -> None:
         self.tunnel.on_data(self, data)
@@ -123,6 +125,7 @@ class Tunnel:
 
     def on_lost(self, end: TunnelEnd, exc: Exception | None) -> None:
         """A connection is gone as a whole. A broken stream must not look like one that has ended: a reset stays one."""
+        self._proxy.admission.release(end)
         if self not in self._proxy.tunnels:
             return
         if exc is None or end.has_ended:

@@ -99,20 +99,6 @@ async def test_silent_connections_are_closed_without_a_word(first: bytes) -> Non
         assert await client.is_closed()
 
 
-async def test_too_many_connections() -> None:
-    async with Backend() as backend, running_gateway(backend, GATEWAY_MAX_CONNECTIONS=2) as gateway:
-        first, second = await gateway.connect(), await gateway.connect()
-        await first.ask(REQUEST)
-        third = await gateway.connect()
-        assert (await third.answer()).status == 503
-        assert await third.is_closed()
-        assert (await second.ask(REQUEST)).status == 200
-        first.close()
-        third.close()
-        await eventually(lambda: len(gateway.proxy.clients) == 1)
-        assert (await (await gateway.connect()).ask(REQUEST)).status == 200
-
-
 async def test_rate_limit() -> None:
     variables = {
         "GATEWAY_RATE_LIMIT_ENABLED": "true",

@@ -296,8 +296,8 @@ async def test_a_moving_upload_has_no_time_limit_and_a_stopped_one_has() -> None
         running_gateway(backend, GATEWAY_IDLE_TIMEOUT_SECONDS=0.8, GATEWAY_HEADER_TIMEOUT_SECONDS=0.5) as gateway,
     ):
         for head, part, end in (
-            (POST + b"Content-Length: 60\r\n\r\n", b"abcdef", b""),
-            (CHUNKED, b"3\r\nabc\r\n", b"0\r\n\r\n"),
+            (POST + b"Content-Length: 2000\r\n\r\n", b"a" * 200, b""),
+            (CHUNKED, b"c8\r\n" + b"a" * 200 + b"\r\n", b"0\r\n\r\n"),
         ):
             client = await gateway.connect()
             client.send(head)
