@@ -2,7 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -10,6 +12,7 @@ from aiohttp import web
 from toska_mesh.admin import json_response, problem
 from toska_mesh.gateway.dashboard import PREFIX as DASHBOARD
 from toska_mesh.gateway.proxy import Proxy
+from toska_mesh.gateway.routepolicy import describe
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.upstream import Upstream
 from toska_mesh.model.metadata import own_metadata
@@ -22,7 +25,10 @@ def admin_routes(proxy: Proxy, settings: GatewaySettings) -> list[web.RouteDef]:
 
     async def routes(request: web.Request) -> web.Response:
         table = proxy.table
-        return no_table() if table is None else json_response(describe_routes(table, proxy.prefix))
+        if table is None:
+            return no_table()
+        shared = proxy.path_routes.conflicts if proxy.path_routes is not None else {}
+        return json_response(describe_routes(table, proxy.prefix, shared))
 
     async def instances(request: web.Request) -> web.Response:
         table = proxy.table
@@ -68,7 +74,10 @@ def config_handler(settings: GatewaySettings) -> Callable[[web.Request], Awaitab
     return config
 
 
-def describe_routes(table: RouteTable, prefix: str) -> dict[str, Any]:
+def describe_routes(
+    table: RouteTable, prefix: str, conflicts: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """`conflicts`: by service, what it asked for in common with another."""
     return {
         "version": table.version,
         "catalogVersion": table.catalog_version,
@@ -80,7 +89,14 @@ def describe_routes(table: RouteTable, prefix: str) -> dict[str, Any]:
                 "instances": len(service.everything),
                 "eligible": len(service.targets),
                 "inPanic": service.in_panic,
-                "warnings": [*service.warnings, *_shadows(f"{prefix}{service.name.lower()}/")],
+                "policy": describe(service.policy),
+                "ignored": [asdict(ignored) for ignored in service.policy.ignored],
+                "warnings": [
+                    *service.warnings,
+                    *service.policy.warnings,
+                    *conflicts.get(service.name, ()),
+                    *_shadows(f"{prefix}{service.name.lower()}/"),
+                ],
             }
             for _, service in sorted(table.services.items())
         ],

@@ -78,6 +78,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
     metrics = new_metrics_registry("gateway")
     before = {paths: fingerprint(paths) for paths in _paths(settings)}  # before anything is loaded from them
     tokens, key_set = _token_checker(settings)
+    shared_limiter = _shared_limiter(settings, inherited)
     async with (
         ConsulClient(ConsulOptions.from_settings(settings)) as consul,
         aiohttp.ClientSession() as outgoing,
@@ -90,7 +91,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             tokens=tokens,
             key_set=key_set,
             upstream_tls=upstream_tls(settings),
-            limiter=_shared_limiter(settings, inherited),
+            limiter=shared_limiter if settings.rate_limit_enabled else None,
+            route_limits=shared_limiter,
         )
         metrics.register(proxy.stats)
         proxy.local = health_handlers(health)
@@ -250,7 +252,7 @@ def _watched_files(
 
 
 def _shared_limiter(settings: GatewaySettings, inherited: Inherited | None) -> SharedRateLimiter | None:
-    if inherited is None or not settings.rate_limit_enabled:
+    if inherited is None:
         return None
     return SharedRateLimiter(inherited.limit_table, settings.rate_limit_permits, settings.rate_limit_window_seconds)
 

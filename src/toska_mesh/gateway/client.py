@@ -610,7 +610,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _is_queued_body_too_large(self, exchange: Exchange, more: int) -> bool:
         """A request whose turn has not come is refused when it comes: answers keep the order of their requests."""
-        limit = self.proxy.max_request_bytes
+        limit = self.proxy.unrouted.max_request_bytes
         if not limit or exchange.bytes_in + more <= limit:
             return False
         self._incoming = None

@@ -97,6 +97,7 @@ class Exchange:
         "outcome",
         "permit",
         "phase",
+        "policy",
         "proxy",
         "replaces_cors",
         "replaces_rate_limit",
@@ -122,8 +123,10 @@ class Exchange:
         self.head_at = 0.0
         self.deadline = 0.0
         """When the present try is given up, seconds on the loop's clock."""
-        self.expires = now + proxy.total_timeout
+        self.expires = 0.0
         """When all tries together are given up; a client that takes its time to send the body does not use it up."""
+        self.policy = proxy.unrouted
+        """What holds for the request: from `forward` on that of its service, as it was then."""
         self.phase = Phase.BETWEEN
         self.is_head = head.method == b"HEAD"
         self.client_speaks_11 = head.is_11
@@ -159,13 +162,14 @@ class Exchange:
     def begin(self, now: float) -> None:
         """Its turn comes only now: it waited for an answer before it, or for keys. Deadlines count from here."""
         self.started = now
-        self.expires = now + self.proxy.total_timeout
 
     # -- tries
 
     def forward(self, service: Service, path: bytes) -> None:
         """Send the request to an instance of the service, as a request for `path`."""
         self.service = service
+        self.policy = policy = service.policy
+        self.expires = self.started + policy.total_timeout
         self.start_line = b"%b %b%b" % (self.head.method, path, self.head.query)
         self._try(self.started)
 
@@ -178,7 +182,7 @@ class Exchange:
         self.upstream = upstream
         self.attempts += 1
         self.try_started = now
-        deadline = now + proxy.response_timeout
+        deadline = now + self.policy.response_timeout
         self.deadline = deadline if deadline < self.expires else self.expires
         self._is_blamed = False
         self._sent_bytes = False
@@ -298,7 +302,7 @@ class Exchange:
             body_kept=not self.head.has_body or self._keeps_body or not self._sent_bytes,
         )
         goes_elsewhere = service is not None and self._has_alternative(service)
-        pause = proxy.retry.next_pause(attempt, self.attempts - 1, goes_elsewhere, proxy.rng)
+        pause = self.policy.retry.next_pause(attempt, self.attempts - 1, goes_elsewhere, proxy.rng)
         if pause is None or now + pause >= self.expires:
             return None
         return pause if proxy.retry_budget.try_spend(now) else None
@@ -358,7 +362,7 @@ class Exchange:
         self.bytes_in += len(data)
         if self.phase is Phase.DONE or self.phase is Phase.LOCAL:
             return
-        limit = self.proxy.max_request_bytes
+        limit = self.policy.max_request_bytes
         if limit and self.bytes_in > limit:
             self.refuse(problems.TOO_LARGE, f"the request body is larger than {limit} bytes")
             return
@@ -389,8 +393,8 @@ class Exchange:
         if self.phase is Phase.WAITING:
             now = self.proxy.clock()
             self.try_started = now
-            self.expires = now + self.proxy.total_timeout
-            self.deadline = min(now + self.proxy.response_timeout, self.expires)
+            self.expires = now + self.policy.total_timeout
+            self.deadline = min(now + self.policy.response_timeout, self.expires)
             upstream.waiting[self] = now
 
     def on_client_left(self, outcome: str = "client-left") -> None:

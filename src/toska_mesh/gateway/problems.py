@@ -36,6 +36,12 @@ UPSTREAM_FAILED = Problem(502, "upstream-failed", "Bad Gateway")
 NO_INSTANCE = Problem(503, "no-instance", "Service Unavailable", "no instance of the service is fit for requests")
 BREAKER_OPEN = Problem(503, "breaker-open", "Service Unavailable", "every instance of the service has been failing")
 NOT_READY = Problem(503, "no-table-yet", "Service Unavailable", "the gateway has not heard from the registry yet")
+NO_KEYS = Problem(
+    503,
+    "auth-not-configured",
+    "Service Unavailable",
+    "the service demands a token, and this gateway has no key to check one with",
+)
 TOO_MANY_CONNECTIONS = Problem(503, "too-many-connections", "Service Unavailable", "too many connections")
 UPSTREAM_TIMEOUT = Problem(504, "upstream-timeout", "Gateway Timeout", "the upstream did not answer in time")
 BAD_VERSION = Problem(505, "http-version", "HTTP Version Not Supported", "HTTP/1.1 and HTTP/1.0 are spoken here")

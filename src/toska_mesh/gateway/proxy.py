@@ -1,17 +1,18 @@
 """The proxy: what every connection shares, and what happens to a request between its head and its instance.
 
 Order of the policies: the gateway's own health paths (never limited, never behind authentication), CORS preflights,
-rate limit, authentication, then the dashboard's paths and the routes. State that the connections touch hangs on this
-one object; everything lives on one event loop.
+rate limit, authentication, the dashboard's paths, then the routes, each with its own policy (`routepolicy`). State that
+the connections touch hangs on this one object; everything lives on one event loop.
 """
 
 import asyncio
 import math
+import os
 import random
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import replace
 
 from toska_mesh.gateway import problems
 from toska_mesh.gateway.accesslog import AccessLog
@@ -20,14 +21,18 @@ from toska_mesh.gateway.auth import KeySetFetcher, TokenChecker
 from toska_mesh.gateway.client import ClientConnection
 from toska_mesh.gateway.contained import ContainedTasks
 from toska_mesh.gateway.cors import Cors
+from toska_mesh.gateway.dashboard import PREFIX as DASHBOARD
 from toska_mesh.gateway.exchange import Exchange, Phase
 from toska_mesh.gateway.forwarded import TrustedProxies
 from toska_mesh.gateway.goodbye import close_idle
 from toska_mesh.gateway.guard import Guard, Guarded
 from toska_mesh.gateway.local import AsyncHandler, Handler, LocalAnswer
+from toska_mesh.gateway.pathroutes import PathRoutes
 from toska_mesh.gateway.paths import service_key, split_service
-from toska_mesh.gateway.request import VIA, Peer
+from toska_mesh.gateway.request import VIA, Peer, RequestHead
+from toska_mesh.gateway.routepolicy import Limiter, Operator, RoutePolicy, combine, host_name
 from toska_mesh.gateway.settings import GatewaySettings
+from toska_mesh.gateway.sharedlimit import SharedRateLimiter, create_table
 from toska_mesh.gateway.stats import NO_SERVICE, GatewayStats
 from toska_mesh.gateway.tunnel import Tunnel
 from toska_mesh.gateway.upstream import CoarseClock, Upstream, UpstreamConnection
@@ -35,7 +40,6 @@ from toska_mesh.model import Instance
 from toska_mesh.model.metadata import SCHEME
 from toska_mesh.resilience import (
     BreakerPolicy,
-    Decision,
     Failure,
     RateLimiter,
     RecentLatency,
@@ -54,16 +58,11 @@ UPSTREAM_IDLE_SECONDS = 60.0
 log = event_log("gateway")
 
 
-class Limiter(Protocol):
-    """A rate limit: of this process alone, or shared between workers."""
-
-    def admit(self, client: str, now: float) -> Decision: ...
-
-
 class Proxy(CoarseClock):
     """See the module. Made within a running loop; `run` must be going while connections are served.
 
-    `limiter` replaces the one that the settings ask for, when it is shared with other processes.
+    `limiter` replaces the one that the settings ask for, when it is shared with other processes; `route_limits` is what
+    the limits of single routes are made of then.
     """
 
     def __init__(
@@ -76,6 +75,7 @@ class Proxy(CoarseClock):
         key_set: KeySetFetcher | None = None,
         upstream_tls: ssl.SSLContext | None = None,
         limiter: Limiter | None = None,
+        route_limits: SharedRateLimiter | None = None,
         rng: random.Random | None = None,
     ) -> None:
         super().__init__()
@@ -94,19 +94,13 @@ class Proxy(CoarseClock):
         self.tunnels: set[Tunnel] = set()
         self.access_log = access_log
         self.stats = GatewayStats(self._gauges)
-        self.retry = RetryPolicy(
-            settings.retry_count, settings.retry_base_ms / 1000, settings.retry_backoff, settings.retry_jitter_ms / 1000
-        )
         self.retry_budget = RetryBudget()
         self._tasks = ContainedTasks(tasks)
         self.guard = Guard(self._tasks, self.clock, SuspicionPolicy(), self._note_breaker)
-        self.max_request_bytes = settings.max_request_bytes
         self.max_header_bytes = settings.max_header_bytes
         self.header_timeout = settings.header_timeout_seconds
         self.idle_timeout = settings.idle_timeout_seconds
         self.keep_alive = settings.keep_alive_seconds
-        self.response_timeout = settings.response_timeout_seconds
-        self.total_timeout = settings.total_timeout_seconds
         self._connect_timeout = settings.connect_timeout_seconds
         self.min_bytes_per_second = settings.min_bytes_per_second
         places = places_for(settings.max_connections)
@@ -124,6 +118,30 @@ class Proxy(CoarseClock):
         self._limiter = limiter
         self._tokens = tokens
         self._key_set = key_set
+        self.operator = Operator(
+            RoutePolicy(
+                settings.response_timeout_seconds,
+                settings.total_timeout_seconds,
+                RetryPolicy(
+                    settings.retry_count,
+                    settings.retry_base_ms / 1000,
+                    settings.retry_backoff,
+                    settings.retry_jitter_ms / 1000,
+                ),
+                settings.max_request_bytes,
+                needs_token=tokens is not None,
+            ),
+            settings.metadata_may_relax,
+            _reserved_paths(self.prefix),
+        )
+        self.unrouted = self.operator.default
+        """What holds for a request until its route is known."""
+        self._plain: Mapping[bytes, Service] = {}
+        """Services whose policy asks for nothing but what every request goes through, by path segment."""
+        self.path_routes: PathRoutes | None = None
+        self._expose_all = settings.expose == "all"
+        self._route_limits = route_limits
+        self._has_public_routes = False
         self.local: Mapping[bytes, Handler] = {}
         """Exact paths that are answered at once, before any policy."""
         self.guarded_prefix = b""
@@ -150,7 +168,7 @@ class Proxy(CoarseClock):
             return
         if self._tokens is not None:
             why = self._tokens.check(head.authorization, exchange.started)
-            if why:
+            if why and not (self._has_public_routes and self._is_public(exchange)):
                 self._refuse_token(exchange, self._tokens, why)
                 return
         self._dispatch(exchange)
@@ -168,21 +186,69 @@ class Proxy(CoarseClock):
             exchange.answer(204, b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", b"", "ok")
             return
         split = split_service(head.path, self._prefix_bytes)
-        if split is None:
-            exchange.refuse(problems.NO_ROUTE, f"routes begin with {self.prefix}<service>")
-            return
-        name, path = split
-        service = table.by_bytes.get(name) or table.services.get(service_key(name))
-        if service is None:
-            exchange.refuse(problems.NO_ROUTE, f"there is no service {name.decode('utf-8', 'replace')!r}")
-            return
-        exchange.route = service.name
+        service = self._plain.get(split[0]) if split is not None else None
+        if service is None or split is None:
+            found = self._find(head, table)
+            if found is None:
+                self._refuse_unrouted(exchange, split)
+                return
+            service, path = found
+            exchange.route = service.name
+            if self._is_refused_by_policy(exchange, service.policy):
+                return
+        else:
+            path = split[1]
+            exchange.route = service.name
         self.retry_budget.record_request(exchange.started)
-        limit = self.max_request_bytes
+        limit = service.policy.max_request_bytes
         if limit and head.content_length > limit:
             exchange.refuse(problems.TOO_LARGE, f"the request body is larger than {limit} bytes")
             return
         exchange.forward(service, path)
+
+    def _find(self, head: RequestHead, table: RouteTable) -> tuple[Service, bytes] | None:
+        """The service of a request and the path that it sees: by its name, else by host and path."""
+        split = split_service(head.path, self._prefix_bytes)
+        if split is not None:
+            name, path = split
+            service = table.by_bytes.get(name) or table.services.get(service_key(name))
+            if service is not None:
+                policy: RoutePolicy = service.policy
+                if policy.hosts is not None and not policy.hosts.match(host_name(head.host)):
+                    return None
+                return service, head.path if policy.keeps_prefix else path
+        found = self.path_routes.find(head.host, head.path) if self.path_routes is not None else None
+        if found is None:
+            return None
+        service, rest = found
+        return service, head.path if service.policy.keeps_prefix else rest or b"/"
+
+    def _refuse_unrouted(self, exchange: Exchange, split: tuple[bytes, bytes] | None) -> None:
+        if split is None:
+            exchange.refuse(problems.NO_ROUTE, f"routes begin with {self.prefix}<service>")
+        else:
+            exchange.refuse(problems.NO_ROUTE, f"there is no service {split[0].decode('utf-8', 'replace')!r}")
+
+    def _is_public(self, exchange: Exchange) -> bool:
+        """Whether the request goes to a service for which the operator lets metadata do away with tokens."""
+        head, table = exchange.head, self.table
+        if table is None or (self.guarded_handler is not None and head.path.startswith(self.guarded_prefix)):
+            return False
+        found = self._find(head, table)
+        return found is not None and bool(found[0].policy.is_public)
+
+    def _is_refused_by_policy(self, exchange: Exchange, policy: RoutePolicy) -> bool:
+        if policy.is_closed:
+            exchange.refuse(problems.NO_KEYS)
+            return True
+        if policy.limiter is not None and self._is_over_limit(exchange, policy.limiter):
+            return True
+        limit = policy.max_request_bytes
+        if limit and exchange.bytes_in > limit:
+            # What came while the request waited for its turn was held against another limit.
+            exchange.refuse(problems.TOO_LARGE, f"the request body is larger than {limit} bytes")
+            return True
+        return False
 
     def _answers_preflight(self, exchange: Exchange) -> bool:
         head = exchange.head
@@ -199,6 +265,13 @@ class Proxy(CoarseClock):
 
     def _is_over_limit(self, exchange: Exchange, limiter: Limiter) -> bool:
         decision = limiter.admit(limit_key(exchange.head.client_address), exchange.started)
+        if exchange.replaces_rate_limit:
+            # Of two limits the client is told the one that it meets first.
+            others, _, told = exchange.response_fields.rpartition(b"RateLimit-Limit: ")
+            remaining = int(told.partition(b"RateLimit-Remaining: ")[2].partition(b"\r\n")[0])
+            if decision.is_admitted and remaining < decision.remaining:
+                return False
+            exchange.response_fields = others
         exchange.replaces_rate_limit = True
         exchange.response_fields += b"RateLimit-Limit: %d\r\nRateLimit-Remaining: %d\r\nRateLimit-Reset: %d\r\n" % (
             decision.limit,
@@ -281,6 +354,7 @@ class Proxy(CoarseClock):
 
     def use_table(self, table: RouteTable) -> None:
         """Swap the table. What runs goes on; pools of departed instances are closed."""
+        self._decide_policies(table)
         previous, self.table = self.table, table
         for target in table.departed:
             if isinstance(target, Upstream):
@@ -298,6 +372,50 @@ class Proxy(CoarseClock):
                 gone = previous.services[name].name
                 self._latencies.pop(gone, None)
                 self.stats.forget(gone)
+
+    def _decide_policies(self, table: RouteTable) -> None:
+        """For services that are new in this table; then what follows from the policies of all."""
+        has_paths = has_public = has_special = False
+        unrouted = self.operator.default
+        for service in table.services.values():
+            policy: RoutePolicy | None = service.policy
+            if policy is None:
+                policy = service.policy = self._decide_policy(service)
+            if policy.paths:
+                has_paths = True
+            if policy.is_public:
+                has_public = True
+            if policy.is_special:
+                has_special = True
+            if policy.largest_request_bytes > unrouted.largest_request_bytes:
+                unrouted = policy
+        self._has_public_routes = has_public
+        if unrouted is not self.operator.default:
+            unrouted = replace(self.operator.default, max_request_bytes=unrouted.max_request_bytes)
+        self.unrouted = unrouted
+        if unrouted is not self.operator.default:
+            self._plain = {}
+        elif has_special:
+            by_name = table.by_bytes.items()
+            self._plain = {name: service for name, service in by_name if not service.policy.is_special}
+        else:
+            self._plain = table.by_bytes
+        self.path_routes = PathRoutes(table.services.values(), self.operator.closed_paths) if has_paths else None
+
+    def _decide_policy(self, service: Service) -> RoutePolicy:
+        instances = (standing.target.instance for standing in service.everything)
+        policy = combine(
+            (instance for instance in instances if self._expose_all or instance.is_mesh_member), self.operator
+        )
+        limit = policy.rate_limit
+        if limit is None:
+            return policy
+        if self._route_limits is None:
+            descriptor = create_table()
+            self._route_limits = SharedRateLimiter(descriptor, limit.permits, limit.window_seconds)
+            os.close(descriptor)
+        limiter = self._route_limits.for_route(service.name.lower(), limit.permits, limit.window_seconds)
+        return replace(policy, limiter=limiter)
 
     def present(self, service: Service) -> Service | None:
         """The service as the newest table has it; None when it is gone."""
@@ -476,6 +594,12 @@ class Proxy(CoarseClock):
 
 IDLE_GRACE_SECONDS = 0.5
 """While draining, an idle client connection is closed only after this: its next request may be on its way."""
+
+
+def _reserved_paths(prefix: str) -> tuple[str, ...]:
+    """What no service can get by metadata: the gateway's own answers, and where services stand by their names."""
+    # With the prefix / a service's name wins over a path, so nothing has to be kept free for names.
+    return ("/health/", DASHBOARD, *(() if prefix == "/" else (prefix,)))
 
 
 def _content_type(answer: LocalAnswer) -> bytes:

@@ -129,6 +129,7 @@ class RequestHead:
         "cors_method",
         "fields",
         "has_body",
+        "host",
         "id_fields",
         "is_11",
         "is_chunked",
@@ -146,6 +147,8 @@ class RequestHead:
 
     def __init__(self, method: bytes, block: HeaderBlock) -> None:
         self.method = method
+        self.host = b""
+        """As the client wrote it in the target or, usually, in Host."""
         self.is_11 = block.is_11
         self.keep_alive = block.keep_alive
         self.path = b""
@@ -273,7 +276,7 @@ def make_head(method: bytes, raw_target: bytes, block: HeaderBlock, peer: Peer, 
     """Put first line and header block together: where it goes, its ids, and what the upstream will get."""
     head = RequestHead(method, block)
     authority = _read_target(head, raw_target)
-    host = authority or block.host
+    head.host = host = authority or block.host
     if not head.request_id:
         head.request_id = head.correlation_id or new_request_id(rng)
     if not head.correlation_id:

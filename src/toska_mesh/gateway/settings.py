@@ -61,6 +61,12 @@ class GatewaySettings(ConsulSettings):
         "GATEWAY_SNAPSHOT_PATH", "", "File for the last good table, served when the registry is down at start."
     )
 
+    metadata_may_relax: bool = setting(
+        "GATEWAY_METADATA_MAY_RELAX",
+        False,
+        "Instance metadata may also loosen what is set here: longer timeouts, more retries, larger bodies, no token.",
+    )
+
     rate_limit_enabled: bool = setting("GATEWAY_RATE_LIMIT_ENABLED", True, "Limit requests per client address.")
     rate_limit_permits: int = setting("GATEWAY_RATE_LIMIT_PERMITS", 100, "Requests per window and client.", gt=0)
     rate_limit_window_seconds: float = setting("GATEWAY_RATE_LIMIT_WINDOW_SECONDS", 60, "Window in seconds.", gt=0)

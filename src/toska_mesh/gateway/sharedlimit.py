@@ -5,10 +5,15 @@ which its bucket is full again (`time.monotonic`, one clock for all processes of
 workers that serve the same client in the same microsecond may lose one of two updates, so the limit holds within a few
 percent. A slot whose bucket is full again is free; when all slots that a client may use are taken, it shares the
 emptiest of them, so a flood of invented addresses cannot give anybody's permits back.
+
+Behind the table of the gateway's own limit lies a second one for the limits of single routes, all of them together: a
+route mixes its name into the tag. So memory does not grow with the routes, a limit survives every change of the
+routes, and a route with a window of an hour cannot fill the slots that the gateway's own limit needs.
 """
 
 import mmap
 import os
+from copy import copy
 from hashlib import blake2b
 
 from toska_mesh.resilience import Decision
@@ -23,26 +28,43 @@ _MAX_TAGS = 16_384
 
 
 def create_table() -> int:
-    """A new table; gives its file descriptor, to be handed to the workers."""
+    """Both tables, new; gives their file descriptor, to be handed to the workers. Unused pages cost no memory."""
     descriptor = os.memfd_create("toska-rate-limit")
-    os.ftruncate(descriptor, SLOTS * SLOT_BYTES + SLOT_BYTES)
-    os.pwrite(descriptor, os.urandom(SLOT_BYTES), SLOTS * SLOT_BYTES)
+    os.ftruncate(descriptor, 2 * SLOTS * SLOT_BYTES + SLOT_BYTES)
+    os.pwrite(descriptor, os.urandom(SLOT_BYTES), 2 * SLOTS * SLOT_BYTES)
     return descriptor
 
 
 class SharedRateLimiter:
     """`resilience.RateLimiter` over a shared table. Times are seconds of `time.monotonic`."""
 
+    _route = 0
+    """Mixed into every tag, so that a client has a bucket of its own at each route."""
+
     def __init__(self, descriptor: int, permits: int, window_seconds: float) -> None:
-        self._memory = mmap.mmap(descriptor, SLOTS * SLOT_BYTES + SLOT_BYTES)
+        self._memory = mmap.mmap(descriptor, 2 * SLOTS * SLOT_BYTES + SLOT_BYTES)
         view = memoryview(self._memory)
-        self._secret = bytes(view[SLOTS * SLOT_BYTES :])
+        self._secret = bytes(view[2 * SLOTS * SLOT_BYTES :])
         self._tags = view[: SLOTS * SLOT_BYTES].cast("Q")
         self._full_at = view[: SLOTS * SLOT_BYTES].cast("d")
+        self._known: dict[str, int] = {}
+        self._allow(permits, window_seconds)
+
+    def _allow(self, permits: int, window_seconds: float) -> None:
         self._limit = permits
         self._step = window_seconds / permits
         self._span = window_seconds
-        self._known: dict[str, int] = {}
+
+    def for_route(self, name: str, permits: int, window_seconds: float) -> "SharedRateLimiter":
+        """The limit of one route, in the second table. Those made for the same name and limit share their buckets."""
+        limiter = copy(self)
+        view = memoryview(self._memory)[SLOTS * SLOT_BYTES : 2 * SLOTS * SLOT_BYTES]
+        limiter._tags = view.cast("Q")
+        limiter._full_at = view.cast("d")
+        # A bucket of another limit would say nothing: after a window of an hour a client might wait as long.
+        limiter._route = self._hash(f"{name} {permits} {window_seconds}")
+        limiter._allow(permits, window_seconds)
+        return limiter
 
     def admit(self, client: str, now: float) -> Decision:
         """Ask for one permit of this client."""
@@ -60,6 +82,7 @@ class SharedRateLimiter:
     def _find(self, tag: int, now: float) -> int:
         """Index into both casts: the client's own slot, else a free one made its own, else the emptiest to share."""
         tags, full_at = self._tags, self._full_at
+        tag = tag ^ self._route or 1
         start = (tag % SLOTS) * 2
         free = emptiest = -1
         for way in range(WAYS):
@@ -79,9 +102,11 @@ class SharedRateLimiter:
         return free + 1
 
     def _tag(self, client: str) -> int:
-        digest = blake2b(client.encode(), digest_size=8, key=self._secret).digest()
-        tag = int.from_bytes(digest, "little") or 1
+        tag = self._hash(client) or 1
         if len(self._known) >= _MAX_TAGS:
             self._known.clear()
         self._known[client] = tag
         return tag
+
+    def _hash(self, text: str) -> int:
+        return int.from_bytes(blake2b(text.encode(), digest_size=8, key=self._secret).digest(), "little")

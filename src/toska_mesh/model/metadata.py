@@ -34,6 +34,21 @@ BOOKKEEPING = frozenset({REGISTERED_AT, OWNER, TTL_SECONDS})
 DRAINING = "toska-draining"
 """`true` while an instance finishes its last requests: no new ones go to it."""
 
+TIMEOUT_MS = "toska-timeout-ms"
+TRY_TIMEOUT_MS = "toska-try-timeout-ms"
+RETRIES = "toska-retries"
+MAX_REQUEST_BYTES = "toska-max-request-bytes"
+RATE_LIMIT = "toska-rate-limit"
+AUTH = "toska-auth"
+PREFIX = "toska-prefix"
+HOST = "toska-host"
+PATH = "toska-path"
+ROUTE_POLICY = frozenset({TIMEOUT_MS, TRY_TIMEOUT_MS, RETRIES, MAX_REQUEST_BYTES, RATE_LIMIT, AUTH, PREFIX, HOST, PATH})
+"""What a service asks of the gateway for its own routes (docs/gateway.md says how each is read)."""
+
+OWN_PREFIX = "toska-"
+"""Keys of the mesh that the family does not know."""
+
 MESH_MARKERS = frozenset({SCHEME, HEALTH_CHECK_ENDPOINT, LB_STRATEGY})
 """An instance that carries one of these joined the mesh on purpose; only such ones are routed by default."""
 

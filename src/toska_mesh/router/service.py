@@ -7,7 +7,7 @@ carried from table to table, with the turn it is at. Otherwise a new one is buil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from toska_mesh.model import Endpoint, HealthStatus, Instance, InstanceId, ServiceName
 from toska_mesh.model.metadata import LB_STRATEGY, WEIGHT
@@ -50,9 +50,12 @@ class Standing:
 class Service:
     """One routed service. `pick` is the strategy's own method, one call away."""
 
-    __slots__ = ("_by_key", "_picker", "_ramp_until", "everything", "in_panic", "inputs", "name", "pick", "strategy",
-                 "targets", "warnings")  # fmt: skip
+    __slots__ = ("_by_key", "_picker", "_ramp_until", "everything", "in_panic", "inputs", "name", "pick", "policy",
+                 "strategy", "targets", "warnings")  # fmt: skip
 
+    policy: Any
+    """What the table's user decided about requests to this service; None while the object is new. It stays as long as
+    the service does, so it may rest on the instances and on nothing else."""
     pick: Pick
     """Choose the target of one request: `pick(now, key=None, tried=())`. Never one that is blocked; never one of
     `tried` while another is eligible and not blocked. None when all are blocked, or when `targets` is empty."""
@@ -69,6 +72,7 @@ class Service:
     ) -> None:
         self.inputs = inputs
         self.name = inputs.name
+        self.policy = None
         instances = sorted(inputs.instances, key=_stable_order)
         ruling = judge(instances, inputs.verdicts, inputs.probed, policy)
         strategy, strategy_warnings = _choose_strategy(instances, policy)
