@@ -2,16 +2,28 @@
 
 python -m bench --list
 python -m bench gateway freshness
+python -m bench 'gateway*'
 """
 
 import argparse
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from types import FrameType
 
 from bench.support.results import ROOT, save_text
 
 SAVES_ITSELF = {
     "gateway": "requests per second and core beside nginx, HAProxy, Envoy and Caddy",
+    "gateway_latency": "p50, p99 and p99.9 at half of Envoy's saturation, the same load for all",
+    "gateway_transfer": "1 GiB down and up beside nginx and Envoy, and the memory meanwhile",
+    "gateway_routes": "1,000 services with 2,000 instances, and a change every 100 ms under load",
+    "gateway_idle": "memory of 10,000 idle connections beside nginx, HAProxy, Envoy and Caddy",
+    "gateway_workers": "one worker on one core, two on two",
+    "gateway_startup": "start to ready and idle memory, of all daemons",
+    "gateway_bars": "the gateway's bars beside what was measured; starts nothing",
     "freshness": "from registering to the first answer through the gateway, on both registries",
     "registry_outage": "requests while the registry is dead for 30 s, on both registries",
     "discovery_outage": "discovery's latency with RabbitMQ up, frozen and stopped",
@@ -22,6 +34,20 @@ IS_KEPT = {
     "freshness_follower": "from an acknowledged change to the follower's snapshot, on both registries",
 }
 BENCHMARKS = SAVES_ITSELF | IS_KEPT
+BARS = "gateway_bars"
+"""Runs after everything that it judges."""
+
+
+def select(patterns: Sequence[str]) -> list[str]:
+    """Names that the patterns match, in the order of the list. Raises KeyError with a pattern that matches none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in BENCHMARKS):
+            raise KeyError(pattern)
+    chosen = [name for name in BENCHMARKS if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if any(name.startswith("gateway") for name in chosen) and BARS not in chosen:
+        last = max(index for index, name in enumerate(chosen) if name.startswith("gateway"))
+        chosen.insert(last + 1, BARS)
+    return chosen
 
 
 def run(name: str) -> int:
@@ -29,27 +55,53 @@ def run(name: str) -> int:
     command = [sys.executable, "-m", f"bench.{name}"]
     print(f"== {name}: {BENCHMARKS[name]}", flush=True)
     if name in SAVES_ITSELF:
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
-    done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
-    print(done.stdout)
-    if done.returncode == 0:
-        save_text(name, BENCHMARKS[name].capitalize(), f"python -m bench.{name}", done.stdout)
-    return done.returncode
+        return _wait_for(subprocess.Popen(command, cwd=ROOT))[0]
+    code, output = _wait_for(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+    print(output)
+    if code == 0:
+        save_text(name, BENCHMARKS[name].capitalize(), f"python -m bench.{name}", output)
+    return code
+
+
+def _wait_for(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> tuple[int, str]:
+    """Exit code and output. Whoever stops us first lets the benchmark stop what it has started."""
+    try:
+        output, _ = process.communicate()
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reached it as well
+        raise
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    return abs(process.returncode), str(output or "")
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, and write bench/results/.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}, or a pattern; default: all"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is")
     arguments = parser.parse_args()
     if arguments.list:
         for name, about in BENCHMARKS.items():
             print(f"{name:<20} {about}")
         return
-    unknown = [name for name in arguments.names if name not in BENCHMARKS]
-    if unknown:
-        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
-    sys.exit(max(run(name) for name in arguments.names or BENCHMARKS))
+    try:
+        chosen = select(arguments.names)
+    except KeyError as unknown:
+        parser.error(f"there is no benchmark {unknown}; there are {', '.join(BENCHMARKS)}")
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        sys.exit(max(run(name) for name in chosen))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,64 @@
 """Requests per second and core: our gateway beside nginx, HAProxy, Envoy and Caddy.
 
 The proxy has one core, the load and the backend have the other. Contestants take turns within each round, so that a
-busy moment of the machine hits all of them; compared are ratios of medians.
+busy moment of the machine hits all of them; compared are ratios of medians. A proxy that does not keep its core busy
+was not the limit: then the CPU time per request says more than the requests per second.
 
-    python -m bench.gateway --rounds 5 --seconds 5
+    python -m bench.gateway --rounds 5 --seconds 4
 """
 
 import argparse
-import statistics
-import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.servers import RegistryServer
-
-from bench.support.contestants import PEERS, REPORT, Backend, Pinned, Round, Toska, register, wrk
+from bench.support.contestants import PEERS, Backend, Envoy, Pinned, PinnedRegistry, Toska, register
 from bench.support.results import save
+from bench.support.rounds import interleave, medians, prepare, ratio
+from bench.support.tokens import authorizations
+from bench.support.wrk import NEW_CONNECTIONS, NINE_HEADERS, POST, REPORT, in_turn, wrk
 
-NINE_HEADERS = """
-wrk.headers["User-Agent"] = "Mozilla/5.0 (X11; Linux x86_64)"
-wrk.headers["Accept"] = "application/json"
-wrk.headers["Accept-Encoding"] = "gzip, deflate, br"
-wrk.headers["Accept-Language"] = "en-GB,en;q=0.8"
-wrk.headers["Cache-Control"] = "no-cache"
-wrk.headers["Cookie"] = "session=0123456789abcdef0123456789abcdef"
-wrk.headers["Referer"] = "http://localhost/index.html"
-wrk.headers["X-Custom"] = "bench"
-"""
+ALL = ("toska", *PEERS)
+CHECKED = " with JWT"
+"""What the names of contestants that check tokens end with."""
+UNCHECKED = " with JWT unchecked"
+"""The same requests to the contestant that does not look at them: what the longer request alone costs."""
 
-POST = """
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = string.rep("x", 1024)
-"""
 
-CASES: dict[str, tuple[str, int, str]] = {
-    "small GET, 32 connections": ("/api/hello/small", 32, NINE_HEADERS),
-    "small GET, 1 connection": ("/api/hello/small", 1, NINE_HEADERS),
-    "small GET, 512 connections": ("/api/hello/small", 512, NINE_HEADERS),
-    "1 KiB POST": ("/api/hello/sink", 32, NINE_HEADERS + POST),
-    "64 KiB answer": ("/api/hello/64k", 32, NINE_HEADERS),
-    "1 MiB answer": ("/api/hello/1m", 8, NINE_HEADERS),
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What wrk asks for, and of whom. A contestant with its own entry in `scripts` gets that one."""
+
+    path: str
+    connections: int
+    script: str
+    contestants: tuple[str, ...] = ALL
+    scripts: Mapping[str, str] = field(default_factory=dict)
+
+
+def _with_tokens() -> Case:
+    checked = NINE_HEADERS + in_turn(authorizations=authorizations())
+    return Case(
+        "/api/hello/small",
+        32,
+        NINE_HEADERS + in_turn(),
+        tuple(f"{kind}{which}" for kind in ("toska", "envoy") for which in ("", UNCHECKED, CHECKED)),
+        {f"{kind}{which}": checked for kind in ("toska", "envoy") for which in (UNCHECKED, CHECKED)},
+    )
+
+
+CASES: dict[str, Case] = {
+    "small GET, 32 connections": Case("/api/hello/small", 32, NINE_HEADERS),
+    "small GET, 1 connection": Case("/api/hello/small", 1, NINE_HEADERS),
+    "small GET, 512 connections": Case("/api/hello/small", 512, NINE_HEADERS),
+    "small GET, new connection each": Case("/api/hello/small", 32, NINE_HEADERS + NEW_CONNECTIONS),
+    "small GET, 100 clients' tokens": _with_tokens(),
+    "1 KiB POST": Case("/api/hello/sink", 32, NINE_HEADERS + POST),
+    "64 KiB answer": Case("/api/hello/64k", 32, NINE_HEADERS),
+    "1 MiB answer": Case("/api/hello/1m", 8, NINE_HEADERS),
 }
 
 
@@ -54,49 +70,102 @@ def main() -> None:
     parser.add_argument("--cases", default="", help="part of the cases' names; default: all")
     arguments = parser.parse_args()
     cases = {name: case for name, case in CASES.items() if arguments.cases in name}
+    if not cases:
+        parser.error(f"no case is called so; there are: {'; '.join(CASES)}")
+    prepare()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        backend = stack.enter_context(Backend())
-        registry = stack.enter_context(RegistryServer())
-        register(registry, backend)
-        contestants: dict[str, Pinned] = {"toska": stack.enter_context(Toska(backend, registry))}
-        for name in filter(None, arguments.peers.split(",")):
-            contestants[name] = stack.enter_context(PEERS[name](backend))
+        contestants = _start(stack, {"toska", *filter(None, arguments.peers.split(","))}, cases)
         figures: dict[str, Any] = {}
-        for number, (case, (path, connections, script)) in enumerate(cases.items()):
-            file = folder / f"case{number}.lua"
-            file.write_text(script + REPORT)
-            rounds: dict[str, list[Round]] = {name: [] for name in contestants}
-            for turn in range(arguments.rounds):
-                for name, contestant in contestants.items():
-                    one = wrk(f"{contestant.base}{path}", connections, arguments.seconds, str(file), contestant.pid)
-                    rounds[name].append(one)
-                    print(f"{case}, round {turn + 1}: {name} {one.requests_per_second:,.0f}/s", file=sys.stderr)
-            figures[case] = {name: _summary(results) for name, results in rounds.items()}
-    table: list[list[object]] = [
-        ["case", *contestants, *(f"toska ÷ {name}" for name in contestants if name != "toska")]
-    ]
+        for case_name, case in cases.items():
+            files = _write_scripts(folder, case)
+
+            def measure(name: str, contestant: Pinned, case: Case = case, files: dict[str, str] = files) -> Any:
+                url = f"{contestant.base}{case.path}"
+                return wrk(url, case.connections, arguments.seconds, files[name], contestant.pid)
+
+            taking_part = {name: contestants[name] for name in case.contestants if name in contestants}
+            rounds = interleave(case_name, taking_part, arguments.rounds, measure, str)
+            figures[case_name] = {name: medians([one.figures() for one in all_]) for name, all_ in rounds.items()}
+    save("gateway", "Requests per second on one core", figures, table(figures), notes(figures))
+
+
+def _start(stack: ExitStack, names: set[str], cases: Mapping[str, Case]) -> dict[str, Pinned]:
+    """The backend, and of the named contestants (or those that check tokens beside them) those that a case needs."""
+    backend = stack.enter_context(Backend())
+    registry = stack.enter_context(PinnedRegistry())
+    register(registry, backend)
+    contestants: dict[str, Pinned] = {}
+    needed = dict.fromkeys(name for case in cases.values() for name in case.contestants)
+    for name in needed:
+        kind = name.partition(" ")[0]
+        checks = name.endswith(CHECKED)
+        if kind not in names:
+            continue
+        if name.endswith(UNCHECKED):
+            contestants[name] = contestants[kind]
+        elif kind == "toska":
+            contestants[name] = stack.enter_context(Toska(registry, checks_tokens=checks))
+        elif checks:
+            contestants[name] = stack.enter_context(Envoy(backend, checks_tokens=True))
+        else:
+            contestants[name] = stack.enter_context(PEERS[name](backend))
+    return contestants
+
+
+def _write_scripts(folder: Path, case: Case) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for number, name in enumerate(case.contestants):
+        path = folder / f"{number}.lua"
+        path.write_text(case.scripts.get(name, case.script) + REPORT)
+        files[name] = str(path)
+    return files
+
+
+def table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[object]]:
+    """One line per case and contestant: what it did, whether it was the limit, and ours through it."""
+    rows: list[list[object]] = [
+        ["case", "proxy", "requests/s", "toska ÷ it", "p50 ms", "p99 ms", "CPU µs/request", "its core", "load's core",
+         "failed"]
+    ]  # fmt: skip
     for case, by_name in figures.items():
-        ours = by_name["toska"]["requests_per_second"]
-        row: list[object] = [case]
-        row += [f"{by_name[name]['requests_per_second']:,.0f}" for name in contestants]
-        row += [f"{ours / by_name[name]['requests_per_second']:.2f}" for name in contestants if name != "toska"]
-        table.append(row)
-    save(
-        "gateway", "Requests per second on one core", figures, table, "Medians over the rounds, in requests per second."
-    )
+        for name, one in by_name.items():
+            ours = by_name.get(f"toska{name.removeprefix(name.partition(' ')[0])}", {})
+            quotient = f"{ratio(ours, one, 'requests_per_second'):.2f}" if ours and one is not ours else ""
+            rows.append(
+                [
+                    case,
+                    name,
+                    f"{one['requests_per_second']:,.0f}",
+                    quotient,
+                    f"{one['p50_ms']:.2f}",
+                    f"{one['p99_ms']:.2f}",
+                    f"{one['cpu_microseconds_per_request']:.1f}",
+                    f"{one['proxy_cores']:.0%}",
+                    f"{one['load_core_share']:.0%}",
+                    f"{one['failed']:.0f}",
+                ]
+            )
+    return rows
 
 
-def _summary(rounds: list[Round]) -> dict[str, float]:
-    return {
-        "requests_per_second": round(statistics.median(one.requests_per_second for one in rounds), 1),
-        "p50_ms": round(statistics.median(one.p50_ms for one in rounds), 3),
-        "p99_ms": round(statistics.median(one.p99_ms for one in rounds), 3),
-        "cpu_microseconds_per_request": round(
-            statistics.median(one.cpu_seconds_per_request for one in rounds) * 1e6, 2
-        ),
-        "failed": sum(one.failed for one in rounds),
-    }
+def notes(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    lines = [
+        "Medians over the rounds; failures are added up. `its core` is how busy the proxy kept its core: well below",
+        "100 % the load or the backend was the limit, and CPU time per request is the fairer comparison.",
+    ]
+    for by_name in figures.values():
+        for kind in ("toska", "envoy"):
+            if f"{kind}{CHECKED}" in by_name and kind in by_name:
+                checked = by_name[f"{kind}{CHECKED}"]
+                share, of_same = (
+                    ratio(checked, by_name[f"{kind}{which}"], "requests_per_second") for which in ("", UNCHECKED)
+                )
+                lines.append(
+                    f"With tokens checked {kind} does {share:.2f} of what it does without tokens, and {of_same:.2f} of "
+                    "what it does when it passes the same tokens on unchecked."
+                )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

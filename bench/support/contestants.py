@@ -9,17 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 from tests.support.ports import free_port
 from tests.support.process import ServerProcess, bare_environment
 from tests.support.servers import RegistryServer
+
+from bench.support import tokens
 
 PROXY_CORE = 1
 LOAD_CORE = 0
@@ -56,19 +56,19 @@ def envoy_path() -> str:
 
 
 class Pinned(ServerProcess, ABC):
-    """A server process on one core with its configuration in a temporary folder."""
+    """A server process on its cores with its configuration in a temporary folder."""
 
-    def __init__(self, name: str, core: int) -> None:
+    def __init__(self, name: str, *cores: int) -> None:
         super().__init__(name)
         self.port = free_port()
-        self._core = core
+        self.cores = cores
 
     @abstractmethod
     def arguments(self) -> Sequence[str]:
         """The program and its arguments."""
 
     def command(self) -> Sequence[str]:
-        return ["taskset", "-c", str(self._core), *self.arguments()]
+        return ["taskset", "-c", ",".join(map(str, self.cores)), *self.arguments()]
 
     def write(self, name: str, text: str) -> str:
         path = self.folder / name
@@ -80,36 +80,43 @@ class Pinned(ServerProcess, ABC):
         return f"http://127.0.0.1:{self.port}"
 
     probe_path = "/api/hello/small"
+    probe_headers: Mapping[str, str] = {}
 
     def is_ready(self) -> bool:
-        with urllib.request.urlopen(f"{self.base}{self.probe_path}", timeout=2) as answer:
+        request = urllib.request.Request(f"{self.base}{self.probe_path}", headers=dict(self.probe_headers))
+        with urllib.request.urlopen(request, timeout=2) as answer:
             return bool(answer.status == 200)
 
 
 class Backend(Pinned):
-    """nginx that answers from memory and files: fast enough never to be what is measured."""
+    """nginx that answers from memory and files: fast enough never to be what is measured.
+
+    On `wide_port` it listens on every address, so that each instance of thousands can have its own in 127.0.0.0/8.
+    """
 
     probe_path = "/small"
 
-    def __init__(self) -> None:
-        super().__init__("backend", LOAD_CORE)
+    def __init__(self, *cores: int) -> None:
+        super().__init__("backend", *(cores or (LOAD_CORE,)))
+        self.wide_port = free_port()
 
     def arguments(self) -> Sequence[str]:
         files = self.folder / "files"
         files.mkdir(exist_ok=True)
+        # Started by root, nginx would serve as nobody, who may not look into our folder.
+        user = "user root;" if os.geteuid() == 0 else ""
         (files / "64k").write_bytes(os.urandom(64 * 1024))
         (files / "1m").write_bytes(os.urandom(1024 * 1024))
-        with (files / "1g").open("wb") as sparse:
-            sparse.truncate(1024**3)
         config = f"""
-worker_processes 1; daemon off; error_log stderr error; pid {self.folder}/nginx.pid;
+{user} worker_processes {len(self.cores)}; daemon off; error_log stderr error; pid {self.folder}/nginx.pid;
 events {{ worker_connections 20000; }}
 http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; sendfile on; tcp_nopush on;
   client_max_body_size 0; client_body_temp_path {self.folder}/body; proxy_temp_path {self.folder}/p;
   fastcgi_temp_path {self.folder}/f; uwsgi_temp_path {self.folder}/u; scgi_temp_path {self.folder}/s;
   server {{
-    listen 127.0.0.1:{self.port} backlog=4096; default_type application/json; root {files};
+    listen 127.0.0.1:{self.port} backlog=4096; listen {self.wide_port} backlog=4096;
+    default_type application/json; root {files};
     location = /small {{ return 200 '{BACKEND_BODY}'; }}
     location = /sink {{ return 200 'ok'; }}
     location / {{ }}
@@ -119,8 +126,30 @@ http {{
         return [have("nginx"), "-e", "stderr", "-p", str(self.folder), "-c", self.write("nginx.conf", config)]
 
 
+class Giant(Pinned):
+    """A backend that gives and takes bodies of any size for next to no CPU time (`bench.support.giant`)."""
+
+    probe_path = "/small"
+
+    def __init__(self) -> None:
+        super().__init__("giant", LOAD_CORE)
+
+    def arguments(self) -> Sequence[str]:
+        file = self.folder / "1g"
+        with file.open("wb") as sparse:
+            sparse.truncate(1024**3)
+        return [sys.executable, str(Path(__file__).with_name("giant.py")), str(self.port), str(file)]
+
+
+class PinnedRegistry(RegistryServer):
+    """`toska-registry` on the load's core: what changes cost there must not slow the proxy down."""
+
+    def command(self) -> Sequence[str]:
+        return ["taskset", "-c", str(LOAD_CORE), *super().command()]
+
+
 class Nginx(Pinned):
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Pinned) -> None:
         super().__init__("nginx", PROXY_CORE)
         self._backend = backend
 
@@ -138,6 +167,7 @@ http {{
     location /api/hello/ {{
       proxy_pass http://hello/; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_buffering on; proxy_request_buffering off;
+      proxy_max_temp_file_size 0;
     }}
   }}
 }}
@@ -146,7 +176,7 @@ http {{
 
 
 class HAProxy(Pinned):
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Pinned) -> None:
         super().__init__("haproxy", PROXY_CORE)
         self._backend = backend
 
@@ -154,14 +184,15 @@ class HAProxy(Pinned):
         config = f"""
 global
   nbthread 1
-  maxconn 4000
+  maxconn 15000
+  no strict-limits
 defaults
   mode http
   option forwardfor
   option http-keep-alive
   http-reuse always
   timeout connect 5s
-  timeout client 60s
+  timeout client 300s
   timeout server 60s
 frontend f
   bind 127.0.0.1:{self.port} backlog 4096
@@ -174,7 +205,7 @@ backend b
 
 
 class Caddy(Pinned):
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Pinned) -> None:
         super().__init__("caddy", PROXY_CORE)
         self._backend = backend
 
@@ -200,10 +231,15 @@ http://127.0.0.1:{self.port} {{
 
 
 class Envoy(Pinned):
-    def __init__(self, backend: Backend) -> None:
+    """`checks_tokens` puts Envoy's own filter for JSON Web Tokens in front, with its cache of verified ones."""
+
+    def __init__(self, backend: Pinned, checks_tokens: bool = False) -> None:
         super().__init__("envoy", PROXY_CORE)
         self._backend = backend
         self._path = envoy_path()
+        self._checks_tokens = checks_tokens
+        if checks_tokens:
+            self.probe_headers = {"Authorization": tokens.authorizations(1)[0]}
 
     def arguments(self) -> Sequence[str]:
         def address(port: int) -> dict[str, object]:
@@ -230,7 +266,10 @@ class Envoy(Pinned):
                     }
                 ]
             },
-            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+            "http_filters": [
+                *([self._token_filter()] if self._checks_tokens else []),
+                {"name": "envoy.filters.http.router", "typed_config": router},
+            ],
         }
         config = {
             "static_resources": {
@@ -267,16 +306,46 @@ class Envoy(Pinned):
         path = self.write("envoy.json", orjson.dumps(config).decode())
         return [self._path, "-c", path, "--concurrency", "1", "--base-id", str(self.port), "-l", "error"]
 
+    @staticmethod
+    def _token_filter() -> dict[str, object]:
+        provider = {
+            "issuer": tokens.ISSUER,
+            "audiences": [tokens.AUDIENCE],
+            "local_jwks": {"inline_string": tokens.key_set()},
+            "forward": True,
+            "jwt_cache_config": {"jwt_cache_size": 1000},
+        }
+        return {
+            "name": "envoy.filters.http.jwt_authn",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+                "providers": {"bench": provider},
+                "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "bench"}}],
+            },
+        }
+
 
 class Toska(Pinned):
-    """Our gateway over its own registry, with the backend registered there."""
+    """Our gateway over its own registry, with the backend registered there. `settings` are its variables."""
 
-    def __init__(self, backend: Backend, registry: RegistryServer, **settings: str) -> None:
-        super().__init__("toska", PROXY_CORE)
-        self._backend = backend
+    def __init__(
+        self,
+        registry: RegistryServer,
+        cores: Sequence[int] = (PROXY_CORE,),
+        checks_tokens: bool = False,
+        **settings: str,
+    ) -> None:
+        super().__init__("toska", *cores)
         self._registry = registry
-        self._settings = settings
+        self._settings = dict(settings)
         self.admin_port = free_port()
+        if checks_tokens:
+            self.probe_headers = {"Authorization": tokens.authorizations(1)[0]}
+            self._settings |= {
+                "JWT_SECRET_KEY": tokens.SECRET,
+                "JWT_ISSUER": tokens.ISSUER,
+                "JWT_AUDIENCE": tokens.AUDIENCE,
+            }
 
     def environment(self) -> Mapping[str, str]:
         return {
@@ -293,88 +362,23 @@ class Toska(Pinned):
         return [str(Path(sys.executable).with_name("toska-gateway"))]
 
 
-def register(registry: RegistryServer, backend: Backend, name: str = "hello", port: int | None = None) -> None:
-    """Put the backend into the registry with a check that outlives every benchmark."""
-    body = {
-        "ID": f"{name}-1",
-        "Name": name,
-        "Address": "127.0.0.1",
-        "Port": port or backend.port,
-        "Meta": {"scheme": "http", "lb_strategy": "RoundRobin"},
-        "Check": {"CheckID": f"service:{name}-1", "TTL": "86400s", "Status": "passing"},
+def registration(service: str, instance: str, address: str, port: int, **metadata: str) -> dict[str, object]:
+    """The body of Consul's `/v1/agent/service/register`, with a check that outlives every benchmark."""
+    return {
+        "ID": instance,
+        "Name": service,
+        "Address": address,
+        "Port": port,
+        "Meta": {"scheme": "http", "lb_strategy": "RoundRobin", **metadata},
+        "Check": {"CheckID": f"service:{instance}", "TTL": "86400s", "Status": "passing"},
     }
+
+
+def register(registry: RegistryServer, backend: Pinned, service: str = "hello") -> None:
+    """Put the backend into the registry."""
+    body = registration(service, f"{service}-1", "127.0.0.1", backend.port)
     request = urllib.request.Request(f"{registry.url}/v1/agent/service/register", data=orjson.dumps(body), method="PUT")
     urllib.request.urlopen(request, timeout=10).close()
 
 
-PEERS: Mapping[str, Callable[[Backend], Pinned]] = {"nginx": Nginx, "haproxy": HAProxy, "envoy": Envoy, "caddy": Caddy}
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One run of the load against one contestant."""
-
-    requests_per_second: float
-    p50_ms: float
-    p99_ms: float
-    failed: int
-    cpu_seconds_per_request: float
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its children, as the kernel counts it."""
-    total = 0.0
-    tick = os.sysconf("SC_CLK_TCK")
-    for child in [pid, *_children(pid)]:
-        try:
-            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += (int(fields[11]) + int(fields[12])) / tick
-    return total
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    try:
-        direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return found
-    for child in direct:
-        found += [child, *_children(child)]
-    return found
-
-
-def wrk(url: str, connections: int, seconds: float, script: str, pid: int) -> Round:
-    """One round of wrk on the load core."""
-    before, began = cpu_seconds(pid), time.monotonic()
-    done = subprocess.run(
-        ["taskset", "-c", str(LOAD_CORE), have("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency",
-         "-s", script, url],
-        capture_output=True, text=True, check=True, timeout=seconds + 60,
-    )  # fmt: skip
-    spent = cpu_seconds(pid) - before
-    figures = dict(line.split("=") for line in done.stdout.splitlines() if line.startswith("bench_") and "=" in line)
-    requests = int(figures["bench_requests"])
-    if not requests:
-        raise SystemExit(f"no answer from {url}:\n{done.stdout}\n{done.stderr} after {time.monotonic() - began:.1f} s")
-    return Round(
-        requests / (float(figures["bench_microseconds"]) / 1e6),
-        float(figures["bench_p50"]) / 1000,
-        float(figures["bench_p99"]) / 1000,
-        int(figures["bench_failed"]),
-        spent / requests,
-    )
-
-
-REPORT = """
-done = function(summary, latency, requests)
-  local errors = summary.errors
-  print("bench_requests=" .. summary.requests)
-  print("bench_microseconds=" .. summary.duration)
-  print("bench_p50=" .. latency:percentile(50))
-  print("bench_p99=" .. latency:percentile(99))
-  print("bench_failed=" .. (errors.connect + errors.read + errors.write + errors.status + errors.timeout))
-end
-"""
-"""What wrk says at its end, in a form that is read here."""
+PEERS: Mapping[str, Callable[[Pinned], Pinned]] = {"nginx": Nginx, "haproxy": HAProxy, "envoy": Envoy, "caddy": Caddy}

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-RESULTS = ROOT / "bench" / "results"
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or ROOT / "bench" / "results")
+"""`BENCH_RESULTS` names another folder, for a run whose figures nobody should keep."""
+
+_LOAD_AT_START = os.getloadavg()[0]
 
 
 def machine() -> dict[str, Any]:
@@ -29,7 +32,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "load_at_start": round(_LOAD_AT_START, 2),
     }
 
 
@@ -37,22 +40,34 @@ def revision() -> str:
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return done.stdout.strip() or "unknown"
+    is_changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src", "bench/*.py"], cwd=ROOT, check=False)
+    return (done.stdout.strip() or "unknown") + (" with changes" if is_changed.returncode == 1 else "")
+
+
+def percentile(ordered: Sequence[float], fraction: float) -> float:
+    """The value that `fraction` of all are below; p99 of 200 is the second largest. `ordered` must be sorted."""
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Median, p90, p99 and maximum; p99 of 200 values is the second largest but one."""
+    """Median, p90, p99 and maximum."""
     ordered = sorted(values)
+    found = {
+        name: round(percentile(ordered, fraction), 3)
+        for name, fraction in (("median", 0.5), ("p90", 0.9), ("p99", 0.99))
+    }
+    return {**found, "max": round(ordered[-1], 3), "count": len(ordered)}
 
-    def at(fraction: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(fraction * len(ordered)))], 3)
 
-    return {"median": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": round(ordered[-1], 3), "count": len(ordered)}
+def markdown_table(rows: Sequence[Sequence[object]]) -> str:
+    """The first row is the head."""
+    head, *body = [[str(cell) for cell in row] for row in rows]
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)])
 
 
 def save_text(name: str, title: str, command: str, text: str) -> None:
     """Keep what a benchmark printed, as it stands, with machine, date and command."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{about()}.\n\n    {command}\n\n```\n{text.strip()}\n```\n")
 
 
@@ -77,11 +92,9 @@ def save(name: str, title: str, figures: Mapping[str, Any], table: Sequence[Sequ
         "machine": machine(),
         "figures": figures,
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-    head, *rows = [[str(cell) for cell in row] for row in table]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    text = f"# {title}\n\n{about()}.\n\n    {command}\n\n" + "\n".join(lines) + "\n"
+    text = f"# {title}\n\n{about()}.\n\n    {command}\n\n{markdown_table(table)}\n"
     if notes:
         text += f"\n{notes.strip()}\n"
     (RESULTS / f"{name}.md").write_text(text)
