@@ -34,6 +34,7 @@ class Kind(IntEnum):
     CORS_RESPONSE = 20
     RATE_LIMIT = 21
     TRAILER = 22
+    TRACESTATE = 23
 
 
 _KINDS: dict[bytes, Kind] = {
@@ -58,6 +59,7 @@ _KINDS: dict[bytes, Kind] = {
     b"x-request-id": Kind.REQUEST_ID,
     b"x-correlation-id": Kind.CORRELATION_ID,
     b"traceparent": Kind.TRACEPARENT,
+    b"tracestate": Kind.TRACESTATE,
     b"b3": Kind.B3,
     b"x-b3-spanid": Kind.B3,
     b"x-b3-parentspanid": Kind.B3,

@@ -40,10 +40,14 @@ _B3 = int(Kind.B3)
 _TE = int(Kind.TE)
 _ORIGIN = int(Kind.ORIGIN)
 _CORS_REQUEST = int(Kind.CORS_REQUEST)
+_TRACESTATE = int(Kind.TRACESTATE)
 
 
 class Peer:
     """The other end of a client connection, with what its requests have in common."""
+
+_TWICE = b"came more than once"
+"""In place of a `traceparent`: not valid (W3C Trace Context section 3.2)."""
 
     __slots__ = ("address", "forwarded_block", "forwarded_host", "is_trusted", "proxies", "scheme")
 
@@ -93,6 +97,7 @@ class HeaderBlock:
     )
 
     def __init__(self, version: str) -> None:
+        "tracestate",
         self.is_11 = version == "1.1"
         self.keep_alive = False
         self.host = b""
@@ -118,6 +123,7 @@ class HeaderBlock:
         self.refusal: tuple[Problem, str] | None = None
 
 
+        self.tracestate = b""
 class RequestHead:
     """What is known of a request once its head is complete. Made by `make_head`, not changed afterwards."""
 
@@ -233,7 +239,9 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
         elif kind == _FORWARDED:
             forwarded = forwarded + b", " + value if forwarded else value
         elif kind == _TRACEPARENT:
-            block.traceparent = value
+            block.traceparent = _TWICE if block.traceparent else value
+        elif kind == _TRACESTATE:
+            block.tracestate = block.tracestate + b"," + value if block.tracestate else value
         elif kind == _B3:
             block.b3.append((name, value))
         elif kind == _ORIGIN:
@@ -303,6 +311,8 @@ def _continue_trace(head: RequestHead, block: HeaderBlock, rng: random.Random) -
     if block.b3:
         sent, trace_id = continue_b3(block.b3, rng)
         lines += b"".join(b"%b: %b\r\n" % field for field in sent)
+        if block.tracestate:
+            lines += b"tracestate: %b\r\n" % block.tracestate
         head.trace_id = head.trace_id or trace_id
     return lines
 

@@ -1,7 +1,8 @@
 """Trace context on its way through: W3C `traceparent` and B3, each passed on with a new span id. Pure.
 
 The gateway starts no trace of its own: without a tracer behind it, a made-up sampling decision would mislead those
-that have one.
+that have one. What is invalid is not passed on, and `tracestate` never without a valid `traceparent` (W3C Trace Context
+section 3.3.2: it belongs to it): the next one behind us that traces begins anew. Each request has an id all the same.
 """
 
 import random
@@ -9,6 +10,8 @@ import re
 
 # version-traceid-parentid-flags (W3C Trace Context section 3.2); version ff and all-zero ids are invalid.
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
+# "sampled", and "random trace id" of level 2; other flags are not defined and must be sent as zero (section 3.2.2.5).
+_KNOWN_FLAGS = 0x03
 # A trace id of 64 or 128 bits, a span id of 64 bits (openzipkin/b3-propagation).
 _B3_TRACE_ID = re.compile(rb"(?:[0-9A-Fa-f]{16}){1,2}")
 _B3_SPAN_ID = re.compile(rb"[0-9A-Fa-f]{16}")
@@ -26,7 +29,8 @@ def continue_traceparent(value: bytes, rng: random.Random) -> tuple[bytes, str] 
     if match is None or (match.group(1) == b"00" and match.group(5) is not None):
         return None
     trace_id = match.group(2)
-    return b"00-%b-%b-%b" % (trace_id, new_span_id(rng), match.group(4)), trace_id.decode()
+    flags = int(match.group(4), 16) & _KNOWN_FLAGS
+    return b"00-%b-%b-%02x" % (trace_id, new_span_id(rng), flags), trace_id.decode()
 
 
 def continue_b3(fields: list[tuple[bytes, bytes]], rng: random.Random) -> tuple[list[tuple[bytes, bytes]], str]:

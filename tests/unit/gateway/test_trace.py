@@ -27,6 +27,15 @@ def test_a_valid_traceparent_goes_on_with_a_new_span(version: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "sent"), [(b"00", b"00"), (b"01", b"01"), (b"03", b"03"), (b"ff", b"03"), (b"fd", b"01")]
+)
+def test_flags_that_are_not_defined_are_not_passed_on(flags: bytes, sent: bytes) -> None:
+    continued = continue_traceparent(b"00-%b-%b-%b" % (TRACE, SPAN, flags), rng())
+    assert continued is not None
+    assert continued[0].endswith(b"-" + sent)
+
+
+@pytest.mark.parametrize(
     "value",
     [
         b"",
