@@ -36,18 +36,18 @@ _FORWARDED = int(Kind.FORWARDED)
 _REQUEST_ID = int(Kind.REQUEST_ID)
 _CORRELATION_ID = int(Kind.CORRELATION_ID)
 _TRACEPARENT = int(Kind.TRACEPARENT)
+_TRACESTATE = int(Kind.TRACESTATE)
 _B3 = int(Kind.B3)
 _TE = int(Kind.TE)
 _ORIGIN = int(Kind.ORIGIN)
 _CORS_REQUEST = int(Kind.CORS_REQUEST)
-_TRACESTATE = int(Kind.TRACESTATE)
+
+_TWICE = b"came more than once"
+"""In place of a `traceparent`: not valid (W3C Trace Context section 3.2)."""
 
 
 class Peer:
     """The other end of a client connection, with what its requests have in common."""
-
-_TWICE = b"came more than once"
-"""In place of a `traceparent`: not valid (W3C Trace Context section 3.2)."""
 
     __slots__ = ("address", "forwarded_block", "forwarded_host", "is_trusted", "proxies", "scheme")
 
@@ -93,11 +93,11 @@ class HeaderBlock:
         "refusal",
         "request_id",
         "traceparent",
+        "tracestate",
         "upgrade",
     )
 
     def __init__(self, version: str) -> None:
-        "tracestate",
         self.is_11 = version == "1.1"
         self.keep_alive = False
         self.host = b""
@@ -119,11 +119,11 @@ class HeaderBlock:
         self.request_id = ""
         self.correlation_id = ""
         self.traceparent = b""
+        self.tracestate = b""
         self.b3: list[tuple[bytes, bytes]] = []
         self.refusal: tuple[Problem, str] | None = None
 
 
-        self.tracestate = b""
 class RequestHead:
     """What is known of a request once its head is complete. Made by `make_head`, not changed afterwards."""
 
@@ -307,12 +307,12 @@ def _continue_trace(head: RequestHead, block: HeaderBlock, rng: random.Random) -
     continued = continue_traceparent(block.traceparent, rng) if block.traceparent else None
     if continued is not None:
         lines = b"traceparent: %b\r\n" % continued[0]
+        if block.tracestate:
+            lines += b"tracestate: %b\r\n" % block.tracestate
         head.trace_id = continued[1]
     if block.b3:
         sent, trace_id = continue_b3(block.b3, rng)
         lines += b"".join(b"%b: %b\r\n" % field for field in sent)
-        if block.tracestate:
-            lines += b"tracestate: %b\r\n" % block.tracestate
         head.trace_id = head.trace_id or trace_id
     return lines
 
