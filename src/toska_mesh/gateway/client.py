@@ -335,7 +335,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self._current = None
         if close or (self._is_broken and not self._queue):
-            self._close_gently(is_request_complete=exchange.request_complete and not self._is_broken)
+            has_read_all = exchange.request_complete and not self._is_broken and not self._queue
+            self._close_gently(has_read_all)
         elif self._queue:
             self._advance()
         else:
@@ -697,7 +698,7 @@ class ClientConnection(asyncio.Protocol):
         exchange.response_fields += fields
         self._enqueue(exchange)
 
-    def _close_gently(self, is_request_complete: bool) -> None:
+    def _close_gently(self, has_read_all: bool) -> None:
         """Close such that the answer arrives even though the client may still be sending (RFC 9112 section 9.6)."""
         self._is_closing = self._is_broken = True
         self._unsent = NEVER
@@ -706,7 +707,7 @@ class ClientConnection(asyncio.Protocol):
         self._queue.clear()
         if self.transport.is_closing():
             return
-        if is_request_complete or self._has_eof:
+        if has_read_all or self._has_eof:
             self.deadline = self.proxy.now + self.proxy.idle_timeout
             self.transport.close()
             return

@@ -1,0 +1,41 @@
+"""What the properties of `test_proxy_fuzz` have found, each as the shortest story that shows it."""
+
+from tests.support.http1 import Message, read_answers
+from tests.support.proxy_fuzz import ALL, Cuts, Heard, Origin, deliver
+from tests.support.wire import Bench, with_bench
+
+HOST = b"Host: shop.example\r\n"
+GET = b"GET /api/hello/one HTTP/1.1\r\n" + HOST + b"\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def answering(*answers: bytes, ends: bool = False) -> Origin:
+    """Instances that give these answers, the last one for good; `ends`: and close behind each."""
+    left = list(answers)
+
+    def respond(heard: Heard, request: Message, is_complete: bool) -> None:
+        if is_complete:
+            heard.wire.feed(left.pop(0) if len(left) > 1 else left[0])
+            if ends:
+                heard.wire.end()
+
+    return Origin(respond)
+
+
+def test_an_answer_that_ends_the_connection_is_not_lost_to_requests_that_nobody_reads():
+    old = b"GET /api/hello/old HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n"
+
+    async def scenario(bench: Bench) -> None:
+        bench.use_instances([1])
+        client = bench.connect()
+        client.feed(old + GET + GET)
+        await deliver(bench, Cuts((len(old), len(GET), 10), (1,)))
+        # Closing at once, with unread bytes there, would be a reset, and a reset may overtake the answer.
+        assert client.got_end
+        assert not client.is_lost
+        (answer,) = read_answers(bytes(client.taken), [b"GET"], True).messages
+        assert answer.body == b"until the end"
+        await bench.pass_time(3.0, 3)
+        assert client.is_lost
+
+    with_bench(scenario, answering(b"HTTP/1.0 200 OK\r\n\r\nuntil the end", ends=True))
