@@ -382,8 +382,10 @@ class ClientConnection(asyncio.Protocol):
         elif current is None:
             if self._in_head:
                 self._refuse_unparsed(problems.REQUEST_TIMEOUT, "the request's head did not arrive in time")
-            else:
-                close_idle(self.transport)  # unless the next request has just come
+            elif close_idle(self.transport):  # unless the next request has just come
+                # What the client has not taken yet still goes out, as long as it takes any of it.
+                self._is_closing = self._is_broken = True
+                self.deadline = now + self.proxy.idle_timeout
         elif current.request_complete:
             self.deadline = NEVER  # it is not the client that has to move
         elif current.phase is Phase.RELAYING:

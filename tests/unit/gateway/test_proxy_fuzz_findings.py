@@ -39,3 +39,18 @@ def test_an_answer_that_ends_the_connection_is_not_lost_to_requests_that_nobody_
         assert client.is_lost
 
     with_bench(scenario, answering(b"HTTP/1.0 200 OK\r\n\r\nuntil the end", ends=True))
+
+
+def test_a_client_that_does_not_take_the_end_of_an_answer_is_not_kept_for_ever():
+    async def scenario(bench: Bench) -> None:
+        bench.use_instances([1])
+        client = bench.connect()
+        client.stall()
+        client.feed(GET)
+        await deliver(bench, Cuts((ALL,)))
+        assert client.get_write_buffer_size()  # too little for backpressure
+        await bench.pass_time(75.0 + 3 * 60.0, 40)
+        assert client.is_lost
+        assert not client.got_end
+
+    with_bench(scenario, answering(OK))
