@@ -313,7 +313,8 @@ class ClientConnection(asyncio.Protocol):
             if self._body_left > 0 or (exchange.head.is_chunked and self._parser_stops_early()):
                 self._incoming = exchange  # the parser saw `Upgrade` and does not look for a body: see `_on_upgrade`
                 return
-            self.deadline = NEVER
+            if not self._is_closing:  # with an answer already given, what the client owes now is to leave
+                self.deadline = NEVER
             exchange.on_request_end(self._trailers)
 
     # -- exchange.Downstream

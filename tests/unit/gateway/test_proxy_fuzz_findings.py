@@ -54,3 +54,20 @@ def test_a_client_that_does_not_take_the_end_of_an_answer_is_not_kept_for_ever()
         assert not client.got_end
 
     with_bench(scenario, answering(OK))
+
+
+def test_a_client_that_stays_after_its_refused_request_is_shown_out():
+    post = b"POST /api/nowhere HTTP/1.1\r\n" + HOST + b"Content-Length: 4\r\n\r\nbody"
+
+    async def scenario(bench: Bench) -> None:
+        bench.use_instances([1])
+        client = bench.connect()
+        client.feed(post)  # the body comes with the head, so the refusal is given before the body is looked at
+        await deliver(bench, Cuts((ALL,)))
+        (answer,) = read_answers(bytes(client.taken), [b"POST"], client.got_end).messages
+        assert answer.status == 404
+        assert not client.is_lost
+        await bench.pass_time(3.0, 3)
+        assert client.is_lost
+
+    with_bench(scenario, answering(OK))
