@@ -421,7 +421,7 @@ class Exchange:
             if upstream.is_suspect:
                 self.proxy.guard.answered(upstream)
         if self.client_speaks_11:
-            self.client.send(b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, b"".join(fields)))
+            self.client.send(b"%b%b\r\n" % (status_line(status, reason), b"".join(fields)))
 
     def on_response_head(self, connection: UpstreamConnection, relayed: bytes) -> bytes | None:
         """Complete the head for the client; None when this answer is dropped because the request is tried again."""

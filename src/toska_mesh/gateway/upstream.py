@@ -5,6 +5,7 @@ carries. It knows HTTP/1.1 framing (RFC 9112 section 6) and nothing about routin
 """
 
 import asyncio
+import re
 import ssl
 from typing import NamedTuple, Protocol, cast
 
@@ -79,12 +80,16 @@ _NOT_REMEMBERED = frozenset({204, 304, *RETRYABLE_STATUSES})
 
 _STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
 
 def status_line(status: int, reason: bytes) -> bytes:
     """Remembered by status and reason; bounded, because an upstream may invent reasons."""
     key = (status, reason)
     line = _STATUS_LINES.get(key)
     if line is None:
+        if _CONTROL.search(reason):
+            reason = b""  # no reason phrase (RFC 9112 section 4), and it means nothing to a client anyway
         line = b"HTTP/1.1 %d %b\r\n" % (status, reason or REASONS.get(status, b""))
         if len(_STATUS_LINES) < 1024:
             _STATUS_LINES[key] = line

@@ -71,3 +71,19 @@ def test_a_client_that_stays_after_its_refused_request_is_shown_out():
         assert client.is_lost
 
     with_bench(scenario, answering(OK))
+
+
+def test_a_reason_phrase_with_control_characters_is_not_passed_on():
+    said = b"HTTP/1.1 103 Ear\x01ly\r\n\r\nHTTP/1.1 500 So\x11me\x7f\r\nContent-Length: 0\r\n\r\n"
+
+    async def scenario(bench: Bench) -> None:
+        bench.use_instances([1])
+        client = bench.connect()
+        client.feed(GET)
+        await deliver(bench, Cuts((ALL,)))
+        interim, answer = read_answers(bytes(client.taken), [b"GET"], False).messages
+        assert (interim.status, answer.status) == (103, 500)
+        assert interim.first_line[2] == b""
+        assert answer.first_line[2] in (b"", b"Internal Server Error")
+
+    with_bench(scenario, answering(said))
