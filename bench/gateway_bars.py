@@ -6,7 +6,6 @@ Reads the results that the other benchmarks wrote and starts nothing itself. A b
 """
 
 import json
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +36,7 @@ class Bar:
     is_aim: bool = False
 
     def is_reached(self, value: float) -> bool:
-        return (operator.ge if self.at_least else operator.le)(value, self.limit)
+        return value >= self.limit if self.at_least else value <= self.limit
 
 
 def figure(reports: Reports, *path: str) -> Any:
