@@ -15,8 +15,9 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 from toska_mesh.gateway import problems
 from toska_mesh.gateway.admission import NOBODY
 from toska_mesh.gateway.exchange import Exchange, Phase
+from toska_mesh.gateway.firstline import USUAL, LineCheck
 from toska_mesh.gateway.goodbye import close_idle, reset, unacknowledged_bytes
-from toska_mesh.gateway.headers import KINDS
+from toska_mesh.gateway.headers import may_be_trailer
 from toska_mesh.gateway.problems import Problem
 from toska_mesh.gateway.request import HeaderBlock, Peer, make_head, read_block, refused_head
 from toska_mesh.gateway.tunnel import TunnelEnd
@@ -48,9 +49,7 @@ LONGEST_LOOK_SECONDS = 1.0
 
 log = event_log("gateway.client")
 
-
-_FIRST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[!-~]*) HTTP/1\.1\r\n")
-"""First lines that need no parser (RFC 9112 section 3): usual methods, origin form, visible ASCII."""
+_BAD_LINE = "the first line is not that of an HTTP/1.1 or HTTP/1.0 request (RFC 9112 section 3)"
 
 
 class ClientConnection(asyncio.Protocol):
@@ -75,6 +74,7 @@ class ClientConnection(asyncio.Protocol):
         "_is_advancing",
         "_is_broken",
         "_is_closing",
+        "_line_check",
         "_overhead",
         "_parser",
         "_queue",
@@ -84,6 +84,7 @@ class ClientConnection(asyncio.Protocol):
         "_raw_left",
         "_slack",
         "_target",
+        "_trailer_count",
         "_trailers",
         "_unsent",
         "account",
@@ -109,6 +110,8 @@ class ClientConnection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._target = b""
         self._trailers = b""
+        self._trailer_count = 0
+        self._line_check = LineCheck()
         self._in_head = False
         self._head_bytes = 0
         self._block: HeaderBlock | None = None  # of the last request
@@ -211,6 +214,11 @@ class ClientConnection(asyncio.Protocol):
         if is_fresh and self._block_bytes and self._repeats_block(data):
             return
         self._block_bytes = b""
+        line = USUAL.match(data) if is_fresh else None
+        if not self._in_head:
+            self._line_check.begin(data, line)
+        elif not self._headers:
+            self._line_check.add(data)
         if self._in_head or self._incoming is None:
             if not self._head_bytes:
                 self.deadline = self.proxy.now + self.proxy.header_timeout
@@ -238,8 +246,10 @@ class ClientConnection(asyncio.Protocol):
                 self._on_unparsable(problems.BAD_FRAMING, str(exc))
             return
         self._after_feed()
-        if is_fresh:
-            self._keep_block(data)
+        if not self._in_head:
+            self._line_check.forget()
+        if line is not None:
+            self._keep_block(data, line)
 
     # -- what the parser calls
 
@@ -247,6 +257,7 @@ class ClientConnection(asyncio.Protocol):
         self._headers = []
         self._target = b""
         self._trailers = b""
+        self._trailer_count = 0
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
@@ -255,8 +266,19 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
             self._headers.append((name, value))
-        elif not KINDS[name]:
+        else:
+            self._on_trailer(name, value)
+
+    def _on_trailer(self, name: bytes, value: bytes) -> None:
+        """Trailer fields (RFC 9112 section 7.1.2) are kept until the last one: they are limited as a head is."""
+        proxy = self.proxy
+        self._trailer_count += 1
+        if may_be_trailer(name):
             self._trailers += b"%b: %b\r\n" % (name, value)
+        if self._trailer_count > proxy.max_headers:
+            self._on_unparsable(problems.HEAD_TOO_LARGE, f"the body has more than {proxy.max_headers} trailer fields")
+        elif len(self._trailers) > proxy.max_header_bytes:
+            self._on_unparsable(problems.HEAD_TOO_LARGE, "the chunk extensions or trailers are too large")
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -274,8 +296,16 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_unparsed(problems.HEAD_TOO_LARGE, f"the head is larger than {proxy.max_header_bytes} bytes")
             return
         self._head_bytes = 0
-        block = read_block(parser.get_http_version(), self._headers, self.peer)
-        head = make_head(parser.get_method(), self._target, block, self.peer, proxy.rng)
+        if len(self._headers) > proxy.max_headers:
+            self._refuse_unparsed(problems.HEAD_TOO_LARGE, f"the head has more than {proxy.max_headers} fields")
+            return
+        method, version = parser.get_method(), parser.get_http_version()
+        if not self._line_check.is_in_order(method, self._target, version):
+            is_http = version != "0.9" and not self._line_check.is_of_kin(self._target)
+            self._refuse_unparsed(problems.BAD_REQUEST if is_http else problems.BAD_VERSION, _BAD_LINE)
+            return
+        block = read_block(version, self._headers, self.peer)
+        head = make_head(method, self._target, block, self.peer, proxy.rng)
         self._headers = []
         self._block = block
         exchange = Exchange(proxy, self, head, proxy.clock())
@@ -501,15 +531,14 @@ class ClientConnection(asyncio.Protocol):
             if exchange is self._current or not self._is_queued_body_too_large(exchange, size):
                 exchange.on_request_data(data)
 
-    def _keep_block(self, data: bytes) -> None:
+    def _keep_block(self, data: bytes, line: re.Match[bytes]) -> None:
         """Remember the header block of a request that came in one read and alone, to know it again."""
         block = self._block
         if block is None or self._incoming is not None or self._in_head or self._is_broken or block.has_body:
             return
-        if block.refusal is None and block.upgrade is None and block.is_11 and data.count(b"\r\n\r\n") == 1:
-            line = _FIRST_LINE.match(data)
-            if line is not None and data.endswith(b"\r\n\r\n"):
-                self._block_bytes = data[line.end() :]
+        is_plain = block.refusal is None and block.upgrade is None and block.is_11
+        if is_plain and data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1:
+            self._block_bytes = data[line.end() :]
 
     def _repeats_block(self, data: bytes) -> bool:
         """Take a request whose header block is, byte for byte, that of the request before it.
@@ -517,7 +546,7 @@ class ClientConnection(asyncio.Protocol):
         The parser would come to the same result: the block is the same, and the first line has only what it accepts.
         """
         block_bytes, block = self._block_bytes, self._block
-        line = _FIRST_LINE.match(data)
+        line = USUAL.match(data)
         if (
             line is None
             or block is None
@@ -579,7 +608,8 @@ class ClientConnection(asyncio.Protocol):
         if self._is_broken:
             return
         if incoming is None or self._in_head:
-            if self._head_bytes > self.proxy.max_header_bytes and self._in_head:
+            # Empty lines before a request count, too (RFC 9112 section 2.2 asks to pass over at least one).
+            if self._head_bytes > self.proxy.max_header_bytes:
                 self._refuse_unparsed(
                     problems.HEAD_TOO_LARGE, f"the head is larger than {self.proxy.max_header_bytes} bytes"
                 )

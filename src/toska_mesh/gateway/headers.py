@@ -84,7 +84,11 @@ class KindTable(dict[bytes, int]):
     """`table[name]` gives the Kind of a field name in any case. Bounded: a client may invent any number of names."""
 
     def __missing__(self, name: bytes) -> int:
-        kind = int(_KINDS.get(name.lower(), Kind.END_TO_END))
+        lower = name.lower()
+        kind = int(_KINDS.get(lower, Kind.END_TO_END))
+        if not kind and b"_" in lower and lower.replace(b"_", b"-") in _KINDS:
+            # Many servers (CGI, WSGI) cannot tell `X_Forwarded_For` from `X-Forwarded-For`: neither gets past us.
+            kind = int(Kind.HOP_BY_HOP)
         if len(self) < MAX_SPELLINGS and len(name) <= 64:
             self[name] = kind
         return kind
@@ -93,18 +97,70 @@ class KindTable(dict[bytes, int]):
 KINDS = KindTable()
 """Shared by all connections of the process; holds no client's data but names of fields."""
 
-_PROTECTED = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"close", b"keep-alive"))
+_PROTECTED = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"close",
+        b"keep-alive",
+        b"authorization",
+        b"origin",
+        b"access-control-request-method",
+    )
+)
 
 
 def named_by_connection(value: bytes) -> frozenset[bytes]:
     """Lower-case field names listed in a `Connection` header that end here, without connection options.
 
-    Framing fields cannot be listed away (RFC 9110 section 7.6.1 forbids the sender to try).
+    Framing fields cannot be listed away, nor what the gateway has judged: the instance must see what was let through
+    (RFC 9110 section 7.6.1 forbids a sender to list fields that are meant for all recipients). What the gateway writes
+    itself (forwarding, ids, traces) is not affected either way.
     """
     if b"," not in value and value.lower() in _PROTECTED:
         return frozenset()
     tokens = {token.strip().lower() for token in value.split(b",")}
     return frozenset(token for token in tokens if token and token not in _PROTECTED)
+
+
+_NOT_IN_TRAILERS = frozenset(
+    (
+        b"age",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"date",
+        b"expires",
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"location",
+        b"max-forwards",
+        b"pragma",
+        b"range",
+        b"retry-after",
+        b"set-cookie",
+        b"vary",
+        b"via",
+        b"warning",
+        b"www-authenticate",
+    )
+)
+"""Beside the fields that have a Kind: those that decide on routing, authentication, conditions or content."""
+
+
+def may_be_trailer(name: bytes) -> bool:
+    """Whether a field may follow a body (RFC 9110 section 6.5.1).
+
+    Some receivers merge trailers into the head: what is decided there must not be decided anew behind the body.
+    """
+    return not KINDS[name] and name.lower() not in _NOT_IN_TRAILERS
 
 
 def has_token(value: bytes, token: bytes) -> bool:

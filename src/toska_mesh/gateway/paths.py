@@ -33,17 +33,17 @@ def is_plain(target: bytes) -> bool:
     return (
         target.startswith(b"/")
         and b"/." not in target
-        and b"/%2" not in target
         and b"#" not in target
         and b"\\" not in target
+        and (b"%" not in target or (b"/%2" not in target and b"%00" not in target))
     )
 
 
 def parse_target(target: bytes) -> Target:
     """Take a request target apart and resolve its dot segments.
 
-    Raises BadTargetError for what is neither origin form nor absolute form, for a fragment, and for dot segments that
-    lead out of the root.
+    Raises BadTargetError for what is neither origin form nor absolute form, for a fragment, for dot segments that
+    lead out of the root, and for characters in the path that servers are known to disagree on (backslash, null).
     """
     authority = b""
     if not target.startswith(b"/"):
@@ -59,6 +59,8 @@ def parse_target(target: bytes) -> Target:
     path, mark, query = target.partition(b"?")
     if b"\\" in path:
         raise BadTargetError("the path has a backslash; some servers read it as a slash")
+    if b"%00" in path:
+        raise BadTargetError("the path has a null character; some servers end it there")
     if _DOT_SEGMENT.search(path):
         path = _resolve_dot_segments(path)
     return Target(path, mark + query, authority)

@@ -98,6 +98,7 @@ class Proxy(CoarseClock):
         self._tasks = ContainedTasks(tasks)
         self.guard = Guard(self._tasks, self.clock, SuspicionPolicy(), self._note_breaker)
         self.max_header_bytes = settings.max_header_bytes
+        self.max_headers = settings.max_headers
         self.header_timeout = settings.header_timeout_seconds
         self.idle_timeout = settings.idle_timeout_seconds
         self.keep_alive = settings.keep_alive_seconds

@@ -18,8 +18,12 @@ from toska_mesh.resilience import is_idempotent
 
 VIA = b"Via: 1.1 toska\r\n"
 
-# uri-host [":" port] (RFC 9110 section 7.2, RFC 3986 section 3.2.2); an empty Host is allowed.
-_HOST_FIELD = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+# uri-host [":" port] (RFC 9110 section 7.2, RFC 3986 section 3.2.2); an empty Host is allowed. Narrower in two ways:
+# no comma, which would make a list of X-Forwarded-Host, and percent-encoding for non-ASCII names alone (what RFC 3986
+# has it for), so that nothing hides in it.
+_HOST_FIELD = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[89A-Fa-f][0-9A-Fa-f])*)(?::[0-9]{0,5})?"
+)
 
 _HOP_BY_HOP = int(Kind.HOP_BY_HOP)
 _HOST = int(Kind.HOST)
@@ -221,7 +225,7 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
             block.content_length = int(value)
         elif kind == _TRANSFER_ENCODING:
             block.is_chunked = True
-            if value.strip().lower() != b"chunked":
+            if value.lower() != b"chunked":
                 block.refusal = (problems.NOT_IMPLEMENTED, "the only transfer coding understood here is chunked")
         elif kind == _AUTHORIZATION:
             block.authorization = value

@@ -109,6 +109,9 @@ class GatewaySettings(ConsulSettings):
     max_header_bytes: int = setting(
         "GATEWAY_MAX_HEADER_BYTES", 65536, "Largest request head in bytes.", ge=1024, le=1048576
     )
+    max_headers: int = setting(
+        "GATEWAY_MAX_HEADERS", 100, "Most header fields of a request; as many trailer fields.", ge=10, le=10000
+    )
     max_connections: int = setting(
         "GATEWAY_MAX_CONNECTIONS",
         20000,

@@ -159,6 +159,18 @@ class Caller:
                     pass
 
 
+class _TappedReader(asyncio.StreamReader):
+    """Writes down what comes, for those who want to see the bytes."""
+
+    def __init__(self, received: bytearray) -> None:
+        super().__init__()
+        self._received = received
+
+    def feed_data(self, data: bytes) -> None:
+        self._received += data
+        super().feed_data(data)
+
+
 Script = Callable[[Caller], Awaitable[None]]
 
 
@@ -171,6 +183,8 @@ class Backend:
         self.tls = tls
         self.port = 0
         self.requests: list[Message] = []
+        self.received: list[bytearray] = []
+        """Per connection, every byte that came, before anybody reads it as HTTP."""
         self.connections = 0
         self.truncated = 0
         """Requests that never became whole, because their client or the gateway gave them up."""
@@ -191,9 +205,14 @@ class Backend:
         return script
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, self.host, 0, ssl=self.tls)
+        self._server = await asyncio.get_running_loop().create_server(self._accept, self.host, 0, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
+
+    def _accept(self) -> asyncio.StreamReaderProtocol:
+        received = bytearray()
+        self.received.append(received)
+        return asyncio.StreamReaderProtocol(_TappedReader(received), self._serve)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
