@@ -58,3 +58,34 @@ def test_a_flood_of_addresses_gives_nobody_permits_back(table: int, monkeypatch:
     for number in range(1000):
         limiter.admit(f"invented-{number}", 0.0)
     assert not limiter.admit("victim", 0.0).is_admitted
+
+
+def test_routes_have_buckets_of_their_own_in_one_table_of_theirs(table: int) -> None:
+    limiter = SharedRateLimiter(table, 1, 60.0)
+    orders, same, other = (limiter.for_route(name, 2, 60.0) for name in ("orders", "orders", "billing"))
+    elsewhere = SharedRateLimiter(table, 5, 60.0).for_route("orders", 2, 60.0)  # as another worker makes it
+    assert orders.admit("client", 0.0).remaining == 1
+    assert same.admit("client", 0.0).is_admitted
+    assert not elsewhere.admit("client", 0.0).is_admitted
+    assert other.admit("client", 0.0).remaining == 1
+    assert orders.admit("somebody", 0.0).is_admitted
+    assert limiter.admit("client", 0.0).is_admitted
+    assert not limiter.admit("client", 0.0).is_admitted
+
+
+def test_a_changed_limit_of_a_route_begins_anew(table: int) -> None:
+    limiter = SharedRateLimiter(table, 1, 1.0)
+    assert limiter.for_route("orders", 1, 3600.0).admit("client", 0.0).is_admitted
+    assert limiter.for_route("orders", 1, 1.0).admit("client", 0.0).is_admitted
+
+
+def test_routes_with_long_windows_take_no_slot_of_the_gateways_own_limit(
+    table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharedlimit, "SLOTS", sharedlimit.WAYS)
+    limiter = SharedRateLimiter(table, 1, 10.0)
+    route = limiter.for_route("orders", 1, 3600.0)
+    for number in range(1000):
+        route.admit(f"invented-{number}", 0.0)
+    for number in range(sharedlimit.WAYS):
+        assert limiter.admit(f"client-{number}", 0.0).is_admitted
