@@ -123,6 +123,19 @@ def with_reason(row: Mapping[str, object]) -> Mapping[str, object]:
     return {**row, "eligible": "yes" if row["isEligible"] else f"no: {cell(row.get('why'))}"}
 
 
+def with_ignored(row: Mapping[str, object]) -> Mapping[str, object]:
+    """A route whose warnings also name the metadata that does not count, and why."""
+    ignored, warnings = row.get("ignored"), row.get("warnings")
+    if not isinstance(ignored, list) or not isinstance(warnings, list):
+        return row
+    told = [
+        f"{item.get('key')}={item.get('value')} of {item.get('instance')} is ignored: {item.get('reason')}"
+        for item in ignored
+        if isinstance(item, dict)
+    ]
+    return {**row, "warnings": [*warnings, *told]}
+
+
 def unrouted(body: object) -> list[str]:
     """A line for every registered service that gets no route, with the reason."""
     left_out = body.get("unrouted") if isinstance(body, dict) else None
@@ -138,7 +151,7 @@ def _show(path: str, admin: str, as_json: bool, titles: Mapping[str, str] | None
             click.echo(body)
             return
         answer = orjson.loads(body)
-        rows = [with_reason(row) for row in rows_of(answer)]
+        rows = [with_ignored(with_reason(row)) for row in rows_of(answer)]
     except (MeshError, orjson.JSONDecodeError) as exc:
         click.echo(f"toska: {exc}", err=True)
         sys.exit(1)

@@ -2,7 +2,17 @@
 
 import pytest
 
-from toska_mesh.cli.queries import QueryError, admin_url, base_of, cell, rows_of, to_table, unrouted, with_reason
+from toska_mesh.cli.queries import (
+    QueryError,
+    admin_url,
+    base_of,
+    cell,
+    rows_of,
+    to_table,
+    unrouted,
+    with_ignored,
+    with_reason,
+)
 from toska_mesh.cli.view import render
 from toska_mesh.errors import ConfigError
 
@@ -93,6 +103,16 @@ def test_an_instance_that_gets_no_requests_says_why(row: dict[str, object], elig
 
 def test_what_is_no_instance_stays_as_it_is() -> None:
     assert with_reason({"service": "hello", "eligible": 2}) == {"service": "hello", "eligible": 2}
+
+
+def test_metadata_that_does_not_count_is_told_beside_the_warnings() -> None:
+    ignored = {"key": "toska-retries", "value": "9", "instance": "a-1", "reason": "metadata cannot raise it"}
+    row = {"service": "a", "warnings": ["panic"], "ignored": [ignored]}
+    assert with_ignored(row)["warnings"] == [
+        "panic",
+        "toska-retries=9 of a-1 is ignored: metadata cannot raise it",
+    ]
+    assert with_ignored({"service": "a"}) == {"service": "a"}
 
 
 def test_services_without_a_route_are_told_with_the_reason() -> None:
