@@ -7,12 +7,12 @@ this shell owns the circuits, reads the clock and runs the probes.
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from toska_mesh.gateway.contained import ContainedTasks
+from toska_mesh.gateway.dialling import DialError, Dialler
 from toska_mesh.model import Instance
 from toska_mesh.model.metadata import HEALTH_CHECK_ENDPOINT
 from toska_mesh.resilience import BreakerPolicy, Circuit, Outcome, Permit, RecentLatency, State, SuspicionPolicy
@@ -75,11 +75,13 @@ class Guard:
         clock: Callable[[], float],
         suspicion: SuspicionPolicy,
         on_transition: Callable[[Guarded, State, State], None],
+        dialler: Dialler,
     ) -> None:
         self._tasks = tasks
         self._clock = clock
         self._suspicion = suspicion
         self._on_transition = on_transition
+        self._dialler = dialler
 
     # -- the data path
 
@@ -211,17 +213,17 @@ class Guard:
         path = instance.metadata.get(HEALTH_CHECK_ENDPOINT, "")
         is_usable = path.startswith("/") and path.isascii() and path.isprintable() and " " not in path
         request = f"{f'GET {path}' if is_usable else 'OPTIONS *'} HTTP/1.1\r\nHost: {instance.endpoint.authority}\r\n"
-        writer = None
+        reader = asyncio.StreamReader()
+        transport = None
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                reader, writer = await asyncio.open_connection(
-                    instance.endpoint.host, instance.endpoint.port, ssl=target.tls
+                transport, _ = await self._dialler.dial(
+                    instance.endpoint, target.tls, lambda: asyncio.StreamReaderProtocol(reader)
                 )
-                writer.write(f"{request}User-Agent: toska-gateway\r\nConnection: close\r\n\r\n".encode("latin-1"))
+                transport.write(f"{request}User-Agent: toska-gateway\r\nConnection: close\r\n\r\n".encode("latin-1"))
                 return (await reader.readexactly(7)) == b"HTTP/1."
-        except (OSError, TimeoutError, UnicodeError, asyncio.IncompleteReadError):
+        except (DialError, OSError, TimeoutError, UnicodeError, asyncio.IncompleteReadError):
             return False  # UnicodeError: the registry may hold names that are none
         finally:
-            if writer is not None:
-                with contextlib.suppress(OSError):
-                    writer.transport.abort()
+            if transport is not None:
+                transport.abort()

@@ -22,6 +22,7 @@ from toska_mesh.gateway.client import ClientConnection
 from toska_mesh.gateway.contained import ContainedTasks
 from toska_mesh.gateway.cors import Cors
 from toska_mesh.gateway.dashboard import PREFIX as DASHBOARD
+from toska_mesh.gateway.dialling import DialError, Dialler
 from toska_mesh.gateway.exchange import Exchange, Phase
 from toska_mesh.gateway.forwarded import TrustedProxies
 from toska_mesh.gateway.goodbye import close_idle
@@ -52,8 +53,6 @@ from toska_mesh.router import RouteTable, Service, Target
 from toska_mesh.telemetry import event_log
 
 TICK_SECONDS = 0.1
-UPSTREAM_IDLE_SECONDS = 60.0
-"""An idle upstream connection is closed after this; most servers close theirs after 60 to 75 s."""
 
 log = event_log("gateway")
 
@@ -74,6 +73,7 @@ class Proxy(CoarseClock):
         tokens: TokenChecker | None = None,
         key_set: KeySetFetcher | None = None,
         upstream_tls: ssl.SSLContext | None = None,
+        dialler: Dialler | None = None,
         limiter: Limiter | None = None,
         route_limits: SharedRateLimiter | None = None,
         rng: random.Random | None = None,
@@ -96,13 +96,15 @@ class Proxy(CoarseClock):
         self.stats = GatewayStats(self._gauges)
         self.retry_budget = RetryBudget()
         self._tasks = ContainedTasks(tasks)
-        self.guard = Guard(self._tasks, self.clock, SuspicionPolicy(), self._note_breaker)
+        self._dialler = dialler or Dialler(settings.connect_timeout_seconds)
+        self.guard = Guard(self._tasks, self.clock, SuspicionPolicy(), self._note_breaker, self._dialler)
         self.max_header_bytes = settings.max_header_bytes
         self.max_headers = settings.max_headers
         self.header_timeout = settings.header_timeout_seconds
         self.idle_timeout = settings.idle_timeout_seconds
         self.keep_alive = settings.keep_alive_seconds
-        self._connect_timeout = settings.connect_timeout_seconds
+        self._max_idle = settings.upstream_max_idle
+        self._upstream_idle = settings.upstream_idle_seconds
         self.min_bytes_per_second = settings.min_bytes_per_second
         places = places_for(settings.max_connections)
         self.admission = Admission(self.clients, places, share_of(places, settings.max_connections_per_client))
@@ -344,7 +346,7 @@ class Proxy(CoarseClock):
         if latency is None:
             latency = self._latencies[instance.service] = RecentLatency()
         tls = self._upstream_tls if instance.metadata.get(SCHEME, "").strip().lower() == "https" else None
-        return Upstream(instance, self._breaker_policy, latency, tls)
+        return Upstream(instance, self._breaker_policy, latency, tls, self._max_idle)
 
     def use_upstream_tls(self, context: ssl.SSLContext) -> None:
         """New connections to instances with `scheme=https` are made with this; open ones go on."""
@@ -429,24 +431,14 @@ class Proxy(CoarseClock):
         )
 
     async def _dial(self, upstream: Upstream, exchange: Exchange, attempt: int) -> None:
-        endpoint = upstream.instance.endpoint
         why = ""
         connection: UpstreamConnection | None = None
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self.loop.create_connection(
-                    lambda: UpstreamConnection(upstream, self),
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=upstream.tls,
-                    server_hostname=endpoint.host if upstream.tls is not None else None,
-                )
-        except TimeoutError:
-            why = "no connection in time"
-        except OSError as exc:
-            why = f"cannot connect: {exc.strerror or exc}"
-        except UnicodeError:
-            why = "cannot connect: the registered address is no host name"
+            _, connection = await self._dialler.dial(
+                upstream.instance.endpoint, upstream.tls, lambda: UpstreamConnection(upstream, self)
+            )
+        except DialError as exc:
+            why = str(exc)
         if connection is not None and connection.transport.is_closing():
             connection, why = None, "the instance closed the connection at once"
         is_wanted = exchange.is_dialling and exchange.upstream is upstream and exchange.attempts == attempt
@@ -481,7 +473,7 @@ class Proxy(CoarseClock):
                 self._departed = [upstream for upstream in self._departed if upstream.in_flight]
             for upstream in self.upstreams():
                 if upstream.idle:
-                    upstream.close_idle(now - UPSTREAM_IDLE_SECONDS)
+                    upstream.close_idle(now - self._upstream_idle)
         if self.access_log is not None:
             self.access_log.flush()
 

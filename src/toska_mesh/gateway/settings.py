@@ -160,6 +160,15 @@ class GatewaySettings(ConsulSettings):
     drain_seconds: float = setting("GATEWAY_DRAIN_SECONDS", 10, "Longest drain after SIGTERM, in seconds.", ge=0)
     access_log: bool = setting("GATEWAY_ACCESS_LOG", True, "One JSON line per request on standard output.")
 
+    upstream_max_idle: int = setting(
+        "GATEWAY_UPSTREAM_MAX_IDLE", 512, "Idle connections kept per instance and worker; 0 = none is reused.", ge=0
+    )
+    upstream_idle_seconds: float = setting(
+        "GATEWAY_UPSTREAM_IDLE_SECONDS",
+        60,
+        "How long an idle connection to an instance is kept, in seconds; best below the instance's own keep-alive.",
+        gt=0,
+    )
     upstream_ca_file: str = setting(
         "GATEWAY_UPSTREAM_CA_FILE", "", "CA certificates for instances with `scheme=https`; empty = the system's."
     )

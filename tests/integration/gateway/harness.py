@@ -413,7 +413,8 @@ async def running_gateway(
     settings = settings_from(**variables)
     async with asyncio.TaskGroup() as tasks:
         # The system's authorities take longer to load than most tests: only for those that are about them.
-        tls = upstream_tls(settings) if any(name.startswith("GATEWAY_UPSTREAM_") for name in variables) else None
+        is_about_tls = not variables.keys().isdisjoint(("GATEWAY_UPSTREAM_CA_FILE", "GATEWAY_UPSTREAM_TLS_VERIFY"))
+        tls = upstream_tls(settings) if is_about_tls else None
         proxy = Proxy(settings, tasks, access_log=None, upstream_tls=tls, **(options(tasks) if options else {}))
         health = Health()
         health.set("routes", HealthState.HEALTHY)
