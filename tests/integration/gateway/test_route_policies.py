@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import jwt
 import orjson
 import pytest
+from tests.integration.gateway import daemons
+from tests.integration.gateway.daemons import hello, start
 from tests.integration.gateway.harness import OK, Backend, Caller, Gateway, Message, instance, running_gateway
+from tests.support.servers import RegistryServer, http_get
 from tests.support.wait import eventually
 
 from toska_mesh.admin import AdminServer, Health
@@ -18,7 +22,12 @@ from toska_mesh.gateway.adminapi import admin_routes
 from toska_mesh.gateway.auth import TokenChecker
 from toska_mesh.gateway.local import LocalAnswer
 from toska_mesh.gateway.proxy import Proxy
+from toska_mesh.model import InstanceId, ServiceName
+from toska_mesh.registry.api import Registration
+from toska_mesh.registry.consul import ConsulClient, ConsulOptions, ConsulRegistry
 from toska_mesh.telemetry import new_metrics_registry
+
+__all__ = ["hello", "start"]
 
 SECRET = "a secret that is long enough for HS256"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -373,3 +382,29 @@ async def test_only_a_policy_that_changed_is_decided_anew() -> None:
         assert newest is not None
         assert newest.services["orders"].policy is table.services["orders"].policy
         assert newest.services["third"].policy.retry.count == 0
+
+
+async def test_a_routes_limit_holds_across_workers(
+    hello: RegistryServer, start: Callable[..., daemons.Gateway]
+) -> None:
+    (registered,) = json.loads((await asyncio.to_thread(http_get, f"{hello.url}/v1/health/service/hello"))[1])
+    port = registered["Service"]["Port"]
+    metadata = {"scheme": "http", "toska-rate-limit": "200/10m"}
+    async with ConsulClient(ConsulOptions(address=hello.url)) as client:
+        await ConsulRegistry(client).register(
+            Registration(ServiceName("hello"), InstanceId("hello-1"), "127.0.0.1", port, metadata, 3600)
+        )
+    gateway = await asyncio.to_thread(start)
+    await eventually(lambda: len(gateway.serving()) == 2)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        load = tasks.create_task(gateway.load(stop))
+        await eventually(lambda: gateway.asked >= 400)
+        stop.set()
+    seen = load.result()
+    refilled = (loop.time() - began) * 200 / 600
+    assert 200 <= seen["200"] <= (200 + refilled) * 1.05 + 1
+    assert seen["429"] >= 150
+    assert seen.keys() == {"200", "429"}
