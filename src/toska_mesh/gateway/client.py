@@ -217,7 +217,9 @@ class ClientConnection(asyncio.Protocol):
         line = USUAL.match(data) if is_fresh else None
         if not self._in_head:
             self._line_check.begin(data, line)
-        elif not self._headers:
+        elif self._headers:
+            self._line_check.add_later(data)
+        else:
             self._line_check.add(data)
         if self._in_head or self._incoming is None:
             if not self._head_bytes:

@@ -18,10 +18,11 @@ class LineCheck:
     Several requests can come in one read. Every byte is searched once, however many there are.
     """
 
-    __slots__ = ("_at", "_is_proven", "_kin_targets", "_raw")
+    __slots__ = ("_at", "_is_proven", "_kin_targets", "_later", "_raw")
 
     def __init__(self) -> None:
         self._raw = b""
+        self._later = b""  # the newest read, when it began behind the first line of the present head
         self._at = 0  # behind the last first line that was found
         self._is_proven = False
         self._kin_targets: frozenset[bytes] | None = None
@@ -38,12 +39,24 @@ class LineCheck:
         self._raw += raw
         self._kin_targets = None
 
+    def add_later(self, raw: bytes) -> None:
+        """More of a head whose first line is complete: behind its end the next head may begin."""
+        self._later = raw
+
     def forget(self) -> None:
         """No head is under way; what was read is not kept."""
-        self._raw = b""
+        self._raw = self._later = b""
 
     def is_in_order(self, method: bytes, target: bytes, version: str) -> bool:
         """Whether the next first line is, to the letter, the one that the parser believes to have seen."""
+        if not self._is_next(method, target, version):
+            return False
+        if self._later:
+            self.begin(self._later, None)
+            self._later = b""
+        return True
+
+    def _is_next(self, method: bytes, target: bytes, version: str) -> bool:
         if self._is_proven:
             self._is_proven = False
             return True

@@ -1,5 +1,6 @@
 """What the properties of `test_proxy_fuzz` have found, each as the shortest story that shows it."""
 
+import pytest
 from tests.support.http1 import Message, read_answers
 from tests.support.proxy_fuzz import ALL, Cuts, Heard, Origin, deliver
 from tests.support.wire import Bench, with_bench
@@ -87,3 +88,20 @@ def test_a_reason_phrase_with_control_characters_is_not_passed_on():
         assert answer.first_line[2] in (b"", b"Internal Server Error")
 
     with_bench(scenario, answering(said))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 50])
+def test_a_request_that_begins_in_the_read_that_ended_the_head_before_it_is_understood(size):
+    async def scenario(bench: Bench) -> None:
+        bench.use_instances([1])
+        client = bench.connect()
+        client.feed(GET + b"HEAD" + GET[3:] + GET)
+        await deliver(bench, Cuts((size,)))
+        reading = read_answers(bytes(client.taken), [b"GET", b"HEAD", b"GET"], False)
+        assert [answer.status for answer in reading.messages] == [200, 200, 200]
+
+    def respond(heard: Heard, request: Message, is_complete: bool) -> None:
+        if is_complete:
+            heard.wire.feed(OK if request.first_line[0] == b"GET" else OK.removesuffix(b"ok"))
+
+    with_bench(scenario, Origin(respond))
