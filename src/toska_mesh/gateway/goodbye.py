@@ -8,6 +8,7 @@ what arrives. With many connections a turn is milliseconds; here it is the time 
 import asyncio
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -28,6 +29,24 @@ def close_idle(transport: asyncio.Transport) -> bool:
             pass  # the client is gone
     transport.close()
     return True
+
+
+def is_readable(transport: asyncio.Transport) -> bool:
+    """Whether something has come that the loop has not read yet: bytes, the end, or a reset."""
+    raw = transport.get_extra_info("socket")
+    if raw is None:
+        return False
+    handle = raw.fileno()
+    if handle < 0:
+        return True
+    _poll.register(handle, select.POLLIN | select.POLLRDHUP)
+    try:
+        return bool(_poll.poll(0))
+    finally:
+        _poll.unregister(handle)
+
+
+_poll = select.poll()
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, cast
 import orjson
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from toska_mesh.gateway.goodbye import is_readable
 from toska_mesh.gateway.guard import Guarded
 from toska_mesh.gateway.headers import KINDS, Kind, has_token, named_by_connection
 from toska_mesh.gateway.problems import REASONS
@@ -126,12 +127,18 @@ class Upstream(Guarded):
         self.address_line = b" HTTP/1.1\r\nHost: %b\r\n" % _host_field(instance)
 
     def take_idle(self, now: float, only_fresh: bool) -> "UpstreamConnection | None":
-        """The most recently used idle connection; with `only_fresh`, none that has been idle for long."""
+        """The most recently used idle connection.
+
+        With `only_fresh`, for a request that cannot be sent twice: none that has been idle for long, and none whose end
+        has arrived and waits for the loop's next turn. What is passed over here, the loop closes then.
+        """
         idle = self.idle
         while idle:
             if only_fresh and now - idle[-1].idle_since > FRESH_SECONDS:
                 return None
             connection = idle.pop()
+            if only_fresh and is_readable(connection.transport):
+                continue
             if not connection.transport.is_closing():
                 return connection
         return None

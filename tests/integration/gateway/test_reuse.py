@@ -1,6 +1,8 @@
 """Every way in which a request can end, and whether the two connections that it used serve the next one."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ import pytest
 from tests.integration.gateway.harness import (
     OK,
     REQUEST,
+    SECONDS,
     Backend,
     Caller,
     Message,
@@ -270,3 +273,30 @@ async def test_a_request_that_crosses_the_close_of_its_connection(
         assert (await client.ask(request_bytes)).status == status
         assert heads == tries
         assert (await client.ask(POST)).status == 200, "and nobody is blamed for long"
+
+
+@pytest.mark.parametrize("request_bytes", [POST, POST_CHUNKED])
+async def test_a_connection_whose_end_has_arrived_but_was_not_read_is_not_used(request_bytes: bytes) -> None:
+    """The loop finds the request and the end of the pooled connection in the same turn, the request first."""
+    loop = asyncio.get_running_loop()
+    async with Backend() as backend, running_gateway(backend, GATEWAY_RETRY_COUNT=0) as gateway:
+        with contextlib.ExitStack() as sockets:
+            listening = sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
+            client = sockets.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+            for one in (listening, client):
+                one.setblocking(False)
+            backend.port = listening.getsockname()[1]
+            gateway.route({"orders": [backend]})
+            pooled: socket.socket | None = None
+            async with asyncio.timeout(SECONDS):
+                for _ in range(10):
+                    client.send(request_bytes)
+                    if pooled is not None:
+                        pooled.close()
+                    instance, _ = await loop.sock_accept(listening)
+                    sockets.enter_context(instance)
+                    assert await loop.sock_recv(instance, 65536)
+                    await loop.sock_sendall(instance, OK)
+                    assert b" 200 OK" in await loop.sock_recv(client, 65536)
+                    await eventually(lambda: gateway.in_flight == 0)
+                    pooled = instance
