@@ -57,7 +57,7 @@ class AccessLog:
 
 _USUAL = (
     b'{"time":"%b","level":"info","msg":"request","method":"%b","path":"%b","status":%d,"duration_ms":%.3f,%b,'
-    b'"attempts":%d,"before_ms":%.3f,"upstream_ms":%.3f,"relay_ms":%.3f,"bytes_in":%d,"bytes_out":%d,"outcome":"%b","client_ip":"%b",'
+    b'"attempts":%d,"before_ms":%b,"upstream_ms":%.3f,"relay_ms":%.3f,"bytes_in":%d,"bytes_out":%d,"outcome":"%b","client_ip":"%b",'
     b'"request_id":"%b","correlation_id":"%b","trace_id":null}\n'
 )
 
@@ -78,7 +78,9 @@ def _usual_line(exchange: Exchange, now: float, moment: str) -> bytes:
         (now - exchange.started) * 1000,
         upstream.log_fields,
         exchange.attempts,
-        (exchange.try_started - exchange.started) * 1000,
+        b"0.000"
+        if exchange.try_started == exchange.started
+        else b"%.3f" % ((exchange.try_started - exchange.started) * 1000),
         (head_at - exchange.try_started) * 1000,
         (now - head_at) * 1000,
         exchange.bytes_in,

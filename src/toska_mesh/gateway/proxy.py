@@ -11,6 +11,7 @@ import os
 import random
 import ssl
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -93,7 +94,9 @@ class Proxy(CoarseClock):
         self.clients: set[ClientConnection] = set()
         self.tunnels: set[Tunnel] = set()
         self.access_log = access_log
-        self.stats = GatewayStats(self._gauges)
+        self.stats = GatewayStats(self._gauges, self._breaker_states)
+        if access_log is not None:
+            self.stats.dropped_log_lines = lambda: access_log.dropped_lines
         self.retry_budget = RetryBudget()
         self._tasks = ContainedTasks(tasks)
         self._dialler = dialler or Dialler(settings.connect_timeout_seconds)
@@ -372,9 +375,8 @@ class Proxy(CoarseClock):
         ]
         if previous is not None and previous.services.keys() != table.services.keys():
             for name in previous.services.keys() - table.services.keys():
-                gone = previous.services[name].name
-                self._latencies.pop(gone, None)
-                self.stats.forget(gone)
+                self._latencies.pop(previous.services[name].name, None)
+            self.stats.keep_only({service.name for service in table.services.values()})
 
     def _decide_policies(self, table: RouteTable) -> None:
         """For services that are new in this table; then what follows from the policies of all."""
@@ -541,6 +543,9 @@ class Proxy(CoarseClock):
     def _note_breaker(self, target: Guarded, previous: State, current: State) -> None:
         self.stats.breaker_changes[target.instance.service, current.value] += 1
 
+    def _breaker_states(self) -> Mapping[tuple[str, str], int]:
+        return Counter((upstream.instance.service, upstream.circuit.state.value) for upstream in self._upstreams)
+
     def _gauges(self) -> dict[str, tuple[str, float]]:
         table = self.table
         upstreams = self._upstreams
@@ -577,10 +582,6 @@ class Proxy(CoarseClock):
             "toska_gateway_table_stale_seconds": (
                 "Since when the registry has not answered; 0 while it does.",
                 self.clock() - self.stale_since if self.stale_since is not None else 0.0,
-            ),
-            "toska_gateway_access_log_dropped_lines": (
-                "Log lines that nobody took.",
-                self.access_log.dropped_lines if self.access_log else 0,
             ),
         }
 

@@ -6,7 +6,7 @@ somebody asks. Labels are bounded: services of the table, status codes, words of
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -56,14 +56,21 @@ class ServiceStats:
 class GatewayStats(Collector):
     """All services' figures, plus gauges that are read when asked for."""
 
-    def __init__(self, gauges: Callable[[], dict[str, tuple[str, float]]]) -> None:
-        """`gauges` gives name → (help text, present value)."""
+    def __init__(
+        self,
+        gauges: Callable[[], dict[str, tuple[str, float]]],
+        breakers: Callable[[], Mapping[tuple[str, str], int]] = dict,
+    ) -> None:
+        """`gauges` gives name → (help text, present value); `breakers`, service and state → how many instances."""
         self._gauges = gauges
+        self._breakers = breakers
         self.services: dict[str, ServiceStats] = {}
         self.breaker_changes: Counter[tuple[str, str]] = Counter()
         """By service and new state."""
         self.tls_failures: Counter[str] | None = None
         """Handshakes that failed, by whose fault it was; None without TLS of our own."""
+        self.dropped_log_lines: Callable[[], int] | None = None
+        """Of the access log, when there is one."""
         self.freshness_buckets = [0] * (len(LATENCY_BUCKETS) + 1)
         self.freshness_seconds = 0.0
 
@@ -73,10 +80,11 @@ class GatewayStats(Collector):
             stats = self.services[service] = ServiceStats()
         return stats
 
-    def forget(self, service: str) -> None:
-        """The service is gone: its series end."""
-        self.services.pop(service, None)
-        for key in [key for key in self.breaker_changes if key[0] == service]:
+    def keep_only(self, services: Collection[str]) -> None:
+        """Other services are gone: their series end, those too that a late request of theirs has begun anew."""
+        for service in self.services.keys() - {*services, NO_SERVICE}:
+            del self.services[service]
+        for key in [key for key in self.breaker_changes if key[0] not in services]:
             del self.breaker_changes[key]
 
     def observe_freshness(self, seconds: float) -> None:
@@ -119,12 +127,22 @@ class GatewayStats(Collector):
         for (name, state), count in self.breaker_changes.items():
             changes.add_metric([name, state], count)
         yield changes
+        breakers = GaugeMetricFamily(
+            "toska_gateway_breakers", "Instances by the state of their breaker.", labels=["service", "state"]
+        )
+        for (name, state), count in self._breakers().items():
+            breakers.add_metric([name, state], count)
+        yield breakers
         handshakes = CounterMetricFamily(
             "toska_gateway_tls_handshakes_failed", "TLS handshakes of clients that failed, by fault.", labels=["fault"]
         )
         for fault, count in (self.tls_failures or {}).items():
             handshakes.add_metric([fault], count)
         yield handshakes
+        if self.dropped_log_lines is not None:
+            yield CounterMetricFamily(
+                "toska_gateway_access_log_dropped_lines", "Log lines that nobody took.", value=self.dropped_log_lines()
+            )
         freshness = HistogramMetricFamily(
             "toska_gateway_table_freshness_seconds", "From the registry's wake-up to the table in use."
         )

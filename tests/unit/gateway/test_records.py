@@ -72,8 +72,12 @@ def test_metrics() -> None:
     ):
         assert line in text
     assert 'reason="ok"' not in text
-    stats.forget("orders")
-    assert 'service="orders"' not in generate_latest(registry).decode()
+    stats.of("").observe(404, 0.0, "no-such-route", 0, 0)
+    stats.keep_only({'odd"name'})
+    left = generate_latest(registry).decode()
+    assert 'service="orders"' not in left
+    assert 'toska_gateway_requests_failed_total{reason="no-such-route",service=""} 1.0' in left
+    assert 'service="odd\\"name"' in left
 
 
 def test_buckets_are_cumulative_and_complete() -> None:
