@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+from pathlib import Path
 
 import pytest
-from tests.integration.gateway.harness import REQUEST, Backend, Caller, Gateway, running_gateway
+from tests.integration.gateway.harness import REQUEST, Backend, Caller, Gateway, instance, running_gateway
+from tests.integration.gateway.test_tls import Files
 from tests.support.wait import eventually
 
 MEGABYTE = 1024 * 1024
@@ -213,6 +215,38 @@ async def test_a_reset_stays_a_reset(who: str) -> None:
             assert seen == ["reset"]
         await gateway.settled()
         assert gateway.outcomes() == {"client-left" if who == "client" else "upstream-truncated": 1}
+
+
+@pytest.mark.parametrize("tls", ["of the listener", "of the instance"])
+async def test_with_tls_the_first_end_is_the_end_of_both_behind_the_last_bytes(tls: str, tmp_path: Path) -> None:
+    """TLS connections are not half-closed; what was said before the end still arrives."""
+    files = Files(tmp_path)
+    received = bytearray()
+
+    async def script(caller: Caller) -> None:
+        await caller.head()
+        await caller.send(SWITCH)
+        while data := await caller.reader.read(65536):
+            received.extend(data)
+
+    is_listener = tls == "of the listener"
+    variables = {"GATEWAY_TLS_CERT": files.cert, "GATEWAY_TLS_KEY": files.key} if is_listener else {}
+    async with (
+        Backend(script, tls=None if is_listener else files.server()) as backend,
+        running_gateway(GATEWAY_UPSTREAM_CA_FILE=files.ca, **variables) as gateway,
+    ):
+        gateway.route({"orders": [instance("orders", 0, backend, scheme="http" if is_listener else "https")]})
+        client = await gateway.connect(files.client() if is_listener else None)
+        await client.ask(UPGRADE)
+        client.send(bytes(3 * MEGABYTE))
+        if is_listener:
+            client.close()
+        else:
+            client.writer.write_eof()
+            assert await client.is_closed()
+        await eventually(lambda: len(received) == 3 * MEGABYTE, what="what the client said last")
+        await gateway.settled()
+        assert gateway.outcomes() == {}
 
 
 # -- backpressure

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import signal
+import socket as raw_socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,10 +12,16 @@ import pytest
 from aiohttp import web
 from tests.integration.gateway.harness import REQUEST, Backend, Gateway, instance, running_gateway
 from tests.integration.gateway.test_tls import Files
+from tests.support.ports import free_port
+from tests.support.servers import DaemonProcess, RegistryServer
 from tests.support.wait import eventually
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.frames import CloseCode
+
+from toska_mesh.model import InstanceId, ServiceName
+from toska_mesh.registry.api import Registration
+from toska_mesh.registry.consul import ConsulClient, ConsulOptions, ConsulRegistry
 
 MESSAGES = 10_000
 SECONDS = 30
@@ -258,3 +266,52 @@ async def test_a_refused_upgrade_leaves_the_connections_usable(refusal: bytes) -
             assert (await client.ask(REQUEST)).body == b"no"
         assert backend.connections == 1
         assert backend.requests[0].get("Sec-WebSocket-Key") is not None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_sigterm_leaves_an_open_websocket_until_the_drain_is_over(
+    workers: int, registry_factory: Callable[..., RegistryServer]
+) -> None:
+    registry = await asyncio.to_thread(registry_factory)
+    port, admin_port = free_port(), free_port()
+    env = {
+        "CONSUL_ADDRESS": registry.url,
+        "GATEWAY_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "GATEWAY_ADMIN_PORT": str(admin_port),
+        "GATEWAY_WORKERS": str(workers),
+        "GATEWAY_DRAIN_SECONDS": "3",
+    }
+    daemon = DaemonProcess("toska-gateway", env, f"http://127.0.0.1:{admin_port}/health/ready")
+    async with Server(echo) as server, ConsulClient(ConsulOptions(address=registry.url)) as client:
+        registration = Registration(
+            ServiceName("orders"), InstanceId("orders-1"), "127.0.0.1", server.port, {"scheme": "http"}, 3600
+        )
+        await ConsulRegistry(client).register(registration)
+        try:
+            await asyncio.to_thread(daemon.start)
+            async with (
+                asyncio.timeout(SECONDS),
+                connect(f"ws://127.0.0.1:{port}/api/orders/ws", proxy=None) as socket,
+            ):
+                daemon.signal(signal.SIGTERM)
+                await eventually(lambda: is_refused(port), what="the closed port")
+                for number in range(100):
+                    await socket.send(str(number))
+                    assert await socket.recv() == str(number)
+                with pytest.raises(ConnectionClosedError):
+                    await socket.recv()
+                assert socket.close_code == CloseCode.ABNORMAL_CLOSURE
+            assert await asyncio.to_thread(daemon.wait, 20) == 0
+            assert "Traceback" not in daemon.log_text()
+            if workers == 1:
+                assert [event["outcome"] for event in daemon.events() if event.get("path") == "/api/orders/ws"] == [
+                    "drained"
+                ]
+        finally:
+            await asyncio.to_thread(daemon.close)
+
+
+def is_refused(port: int) -> bool:
+    with raw_socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
