@@ -5,7 +5,7 @@ host; with the same host the longest path. Paths are compared byte for byte and 
 and `/shop/cart`, not `/shopping`. Of two services that ask for the same, the newest registration gets it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from toska_mesh.gateway.routepolicy import RoutePolicy, host_name
@@ -20,13 +20,9 @@ class _Paths:
 
     __slots__ = ("_by_path", "_lengths")
 
-    def __init__(self) -> None:
-        self._by_path: dict[bytes, Service] = {}
-        self._lengths: tuple[int, ...] = ()
-
-    def add(self, path: bytes, service: Service) -> None:
-        self._by_path[path] = service
-        self._lengths = tuple(sorted({*self._lengths, len(path)}, reverse=True))
+    def __init__(self, by_path: Mapping[bytes, Service]) -> None:
+        self._by_path = by_path
+        self._lengths = sorted(set(map(len, by_path)), reverse=True)
 
     def find(self, path: bytes) -> tuple[Service, bytes] | None:
         """The service of the longest path, and what is left of the request's path: empty or with a slash in front."""
@@ -45,9 +41,6 @@ class PathRoutes:
     def __init__(self, services: Iterable[Service], closed_paths: Sequence[str]) -> None:
         """`closed_paths` end with a slash: they and what is below them is no service's."""
         self._closed = tuple(path.encode() for path in closed_paths)
-        self._any = _Paths()
-        self._by_host: dict[bytes, _Paths] = {}
-        self._by_suffix: dict[bytes, _Paths] = {}
         self.conflicts: dict[str, tuple[str, ...]] = {}
         """By service: what it has to share or gave away, in words."""
         claims: dict[tuple[str, str], list[tuple[Any, str, Service]]] = {}
@@ -56,11 +49,16 @@ class PathRoutes:
             for path in policy.paths:
                 for host in policy.hosts.patterns if policy.hosts else (ANY_HOST,):
                     claims.setdefault((host, path), []).append((policy.paths_since, service.name, service))
+        winners: dict[str, dict[bytes, Service]] = {}
         for (host, path), claimants in claims.items():
             claimants.sort(key=lambda claim: claim[:2], reverse=True)
-            self._of(host).add(path.encode(), claimants[0][2])
+            winners.setdefault(host, {})[path.encode()] = claimants[0][2]
             if len(claimants) > 1:
                 self._note_conflict(f"{host or 'any host'}, {path or '/'}", [claim[2].name for claim in claimants])
+
+        self._any = _Paths(winners.pop(ANY_HOST, {}))
+        self._by_host = {host.encode(): _Paths(won) for host, won in winners.items() if not host.startswith("*")}
+        self._by_suffix = {host[1:].encode(): _Paths(won) for host, won in winners.items() if host.startswith("*")}
 
     def find(self, host: bytes, path: bytes) -> tuple[Service, bytes] | None:
         """The service and the rest of the path; None when no route takes the request."""
@@ -79,12 +77,6 @@ class PathRoutes:
                 if found is not None:
                     return found
         return self._any.find(path)
-
-    def _of(self, host: str) -> _Paths:
-        if host == ANY_HOST:
-            return self._any
-        by, name = (self._by_suffix, host[1:]) if host.startswith("*") else (self._by_host, host)
-        return by.setdefault(name.encode(), _Paths())
 
     def _note_conflict(self, what: str, names: Sequence[str]) -> None:
         winner, *losers = names

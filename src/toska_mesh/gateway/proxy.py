@@ -145,6 +145,7 @@ class Proxy(CoarseClock):
         self._plain: Mapping[bytes, Service] = {}
         """Services whose policy asks for nothing but what every request goes through, by path segment."""
         self.path_routes: PathRoutes | None = None
+        self._with_paths: list[Service] = []
         self._expose_all = settings.expose == "all"
         self._route_limits = route_limits
         self._has_public_routes = False
@@ -380,14 +381,15 @@ class Proxy(CoarseClock):
 
     def _decide_policies(self, table: RouteTable) -> None:
         """For services that are new in this table; then what follows from the policies of all."""
-        has_paths = has_public = has_special = False
+        has_public = has_special = False
+        with_paths: list[Service] = []
         unrouted = self.operator.default
         for service in table.services.values():
             policy: RoutePolicy | None = service.policy
             if policy is None:
                 policy = service.policy = self._decide_policy(service)
             if policy.paths:
-                has_paths = True
+                with_paths.append(service)
             if policy.is_public:
                 has_public = True
             if policy.is_special:
@@ -405,7 +407,9 @@ class Proxy(CoarseClock):
             self._plain = {name: service for name, service in by_name if not service.policy.is_special}
         else:
             self._plain = table.by_bytes
-        self.path_routes = PathRoutes(table.services.values(), self.operator.closed_paths) if has_paths else None
+        if with_paths != self._with_paths:
+            self._with_paths = with_paths
+            self.path_routes = PathRoutes(with_paths, self.operator.closed_paths) if with_paths else None
 
     def _decide_policy(self, service: Service) -> RoutePolicy:
         instances = (standing.target.instance for standing in service.everything)
