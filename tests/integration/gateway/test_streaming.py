@@ -343,3 +343,43 @@ async def test_a_reader_that_stops_is_cut_and_a_slow_one_is_not() -> None:
             await eventually(lambda: len(gateway.proxy.clients) == 1)
             while received < len(body):
                 received += len(await loop.sock_recv(slow, MEGABYTE))
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+async def test_trailers_of_an_upload_arrive_also_on_a_second_try(tries: int) -> None:
+    async def script(caller: Caller) -> None:
+        while (request := await caller.request()) is not None:
+            backend.requests.append(request)
+            is_last = len(backend.requests) == tries
+            await caller.send(OK if is_last else b"HTTP/1.1 503 Not now\r\nContent-Length: 0\r\n\r\n")
+
+    async with Backend(script) as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        head = CHUNKED.replace(b"POST", b"PUT").replace(b"\r\n\r\n", b"\r\nTrailer: X-Sum\r\n\r\n")
+        assert (await client.ask(head + b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")).status == 200
+        assert [request.trailers for request in backend.requests] == [[("X-Sum", "1")]] * tries
+        assert [request.body for request in backend.requests] == [b"abc"] * tries
+
+
+async def test_a_slow_writer_on_either_side_is_waited_for() -> None:
+    """Byte by byte, heads included: slow is not stopped."""
+
+    async def trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
+        for number in range(len(data)):
+            writer.write(data[number : number + 1])
+            await writer.drain()
+            await asyncio.sleep(0.005)
+
+    async def script(caller: Caller) -> None:
+        request = await caller.request()
+        assert request is not None
+        assert request.body == b"abcdef"
+        await trickle(
+            caller.writer, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
+        )
+
+    async with Backend(script) as backend, running_gateway(backend, GATEWAY_IDLE_TIMEOUT_SECONDS=0.5) as gateway:
+        client = await gateway.connect()
+        await trickle(client.writer, CHUNKED + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n")
+        answer = await client.answer()
+        assert (answer.body, answer.trailers) == (b"ok", [("X-Sum", "1")])
