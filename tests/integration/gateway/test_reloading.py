@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import shutil
 import socket
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from prometheus_client import CollectorRegistry, generate_latest
+from tests.integration.gateway.daemons import Gateway as Daemon
+from tests.integration.gateway.daemons import hello, start
 from tests.integration.gateway.harness import (
     REQUEST,
     Backend,
@@ -35,11 +39,15 @@ from tests.integration.gateway.harness import (
     running_gateway,
     settings_from,
 )
+from tests.support.servers import http_get
+from tests.support.wait import eventually
 
 from toska_mesh.admin import Health
 from toska_mesh.gateway import app
 from toska_mesh.gateway.auth import TokenChecker, static_keys
 from toska_mesh.gateway.reloading import FileWatch, fingerprint
+
+__all__ = ["hello", "start"]
 
 REFUSED = (TruncatedError, ConnectionError, ssl.SSLError)
 
@@ -405,3 +413,50 @@ async def test_another_key_for_tokens(tmp_path: Path) -> None:
         publish(keys[1])
         await running.look()
         assert [(await running.gateway.get(headers=token(key))).status for key in keys] == [401, 200]
+
+
+async def test_every_worker_reloads_and_the_supervisor_tells(start: Callable[..., Daemon], secret: Secret) -> None:
+    daemon = await asyncio.to_thread(start, **{name: str(value) for name, value in secret.variables.items()})
+    await eventually(lambda: len(daemon.serving()) == 2, 20)
+    tls = secret.client()
+
+    async def shown() -> set[int]:
+        """To twenty new clients: both workers have had some, or it is asked again."""
+        serials = set()
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port, ssl=tls)
+            writer.write(b"GET /api/hello/x HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            serials.add(shown_to(Client(reader, writer)))
+            writer.close()
+        return serials
+
+    def told() -> tuple[int, str, str]:
+        status, body = http_get(f"http://127.0.0.1:{daemon.admin_port}/health/ready")
+        report = json.loads(body)
+        (check,) = [check for check in report["checks"] if check["name"] == "listener-certificate"]
+        return status, report["status"], check["description"] or ""
+
+    def metric(name: str) -> float:
+        page = http_get(f"http://127.0.0.1:{daemon.admin_port}/metrics")[1].decode()
+        (value,) = re.findall(rf"(?m)^{re.escape(name)} (.*)$", page)
+        return float(value)
+
+    assert await shown() == {serial_of(secret.leaf)}
+    ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
+    leaf = secret.issue(not_after=ends)
+    secret.cert.write_bytes(pem_of(leaf))
+    await eventually(lambda: told()[:2] == (200, "Degraded"), 20)
+    assert "worker" in told()[2]
+    assert "belong together" in told()[2]
+    await eventually(lambda: metric('toska_gateway_files_refused{files="listener-certificate"}') == 1, 20)
+    assert await shown() == {serial_of(secret.leaf)}
+    secret.key.write_bytes(leaf.private_key_pem.bytes())
+    reloads = 'toska_gateway_file_reloads_total{files="listener-certificate",result="ok"}'
+    await eventually(lambda: metric(reloads) == 2, 20)
+    assert await shown() == {serial_of(leaf)}
+    assert (
+        metric('toska_gateway_certificate_expiry_timestamp_seconds{files="listener-certificate"}') == ends.timestamp()
+    )
+    await eventually(lambda: told()[:2] == (200, "Healthy"), 20)
+    await asyncio.to_thread(daemon.daemon.assert_clean_exit)
