@@ -16,8 +16,12 @@ import trustme
 from tests.integration.gateway.harness import OK, REQUEST, Backend, Caller, Gateway, running_gateway
 from tests.support.wait import eventually
 
+from toska_mesh.errors import ConfigError
 from toska_mesh.gateway.dialling import MAX_LOOKUPS, Dialler, Resolver
+from toska_mesh.gateway.listener import upstream_tls
+from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.model import Endpoint, HealthStatus, Instance, InstanceId, ServiceName
+from toska_mesh.resilience import State
 
 POST = b"POST /api/orders/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
 CLOSING = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -41,7 +45,7 @@ class Names:
         self.answers = answers or {}
         self.lookups: list[str] = []
         self.go = threading.Event()
-        self._seconds = connect_timeout_seconds
+        self.seconds = connect_timeout_seconds
 
     def __call__(self, host: str) -> Sequence[str]:
         self.lookups.append(host)
@@ -53,7 +57,7 @@ class Names:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
 
     def options(self, _: asyncio.TaskGroup) -> dict[str, Any]:
-        return {"dialler": Dialler(self._seconds, Resolver(self._seconds, self))}
+        return {"dialler": Dialler(self.seconds, Resolver(self.seconds, self))}
 
 
 @pytest.fixture
@@ -231,6 +235,21 @@ async def test_no_address_answers(names: Names) -> None:
         assert b"cannot connect: Connection refused" in answer.body
 
 
+async def test_every_address_is_silent(names: Names) -> None:
+    names.answers = {"orders.test": ["127.0.0.2", "127.0.0.3"]}
+    names.seconds = 0.6
+    async with (
+        Backend() as backend,
+        running_gateway(options=names.options, GATEWAY_RETRY_COUNT=0) as gateway,
+    ):
+        with black_hole("127.0.0.2", backend.port), black_hole("127.0.0.3", backend.port):
+            gateway.route({"orders": [named("orders.test", backend.port)]})
+            answer = await gateway.get()
+        assert answer.status == 502
+        assert b"no connection in time" in answer.body
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("dial")]
+
+
 @pytest.mark.parametrize(
     ("found", "order"),
     [
@@ -371,6 +390,36 @@ async def test_a_handshake_that_hangs_ends_with_the_connect_timeout() -> None:
         assert b"no connection in time" in answer.body
         async with asyncio.timeout(5):
             await ended.wait()
+
+
+async def test_the_probe_of_an_open_breaker_follows_the_record_and_speaks_tls(names: Names, tmp_path: Path) -> None:
+    names.answers = {"orders.test": ["127.0.0.2"]}
+    authority = Authority(tmp_path)
+    async with (
+        Backend(tls=authority.server("orders.test")) as backend,
+        running_gateway(
+            options=names.options,
+            GATEWAY_UPSTREAM_CA_FILE=authority.file,
+            GATEWAY_RETRY_COUNT=0,
+            GATEWAY_BREAKER_FAILURE_THRESHOLD=1,
+            GATEWAY_BREAKER_OPEN_SECONDS=0.2,
+        ) as gateway,
+    ):
+        gateway.route({"orders": [named("orders.test", backend.port, scheme="https")]})
+        assert (await gateway.get()).status == 502
+        assert gateway.breakers == {State.OPEN}
+        names.answers = {"orders.test": ["127.0.0.1"]}
+        await eventually(lambda: bool(backend.requests), what="the probe")
+        assert backend.requests[0].start == "OPTIONS * HTTP/1.1"
+        async with asyncio.timeout(5):
+            while (await gateway.get()).status != 200:
+                await asyncio.sleep(0.05)
+
+
+async def test_an_unusable_authority_file_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("nothing\n")
+    with pytest.raises(ConfigError, match="GATEWAY_UPSTREAM_CA_FILE"):
+        upstream_tls(GatewaySettings(upstream_ca_file=str(tmp_path / "empty.pem")))
 
 
 # -- the pool
