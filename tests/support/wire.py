@@ -95,8 +95,8 @@ def on_wires(main: Callable[[], Awaitable[_Result]]) -> _Result:
         loop.close()
 
 
-_NO_SOCKET = os.open(os.devnull, os.O_RDONLY)
-"""A handle that is open and says of every socket's question that it is none."""
+_QUIET, _READABLE = os.eventfd(0), os.eventfd(1)
+"""Handles that refuse every question about a socket, and of which `poll` says that nothing, or something, is there."""
 
 
 class _Socket:
@@ -106,7 +106,9 @@ class _Socket:
         self._wire = wire
 
     def fileno(self) -> int:
-        return _NO_SOCKET
+        wire = self._wire
+        has_something = wire.inbox or (wire.has_end and not wire.is_end_seen) or wire.is_reset
+        return _READABLE if has_something else _QUIET
 
     def setsockopt(self, *_: object) -> None:
         self._wire.resets_on_close = True
