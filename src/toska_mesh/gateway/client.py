@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from toska_mesh.gateway.proxy import Proxy
 
 NEVER = float("inf")
+_NOTHING = memoryview(b"")
 
 LINGER_SECONDS = 2.0
 """How long the rest of a refused request is read and thrown away, so that the answer arrives (RFC 9112 section 9.6)."""
@@ -39,6 +40,10 @@ MAX_PIPELINED = 128
 
 ANSWERS_PER_TURN = 8
 """So many pipelined requests of one client are begun before the others have their turn of the loop."""
+
+MANY_CHUNKS = 64
+SLICE_BYTES = 4096
+"""One read may hold 40,000 chunks of a byte, tens of milliseconds of work: then it is parsed in slices of this size."""
 
 CREDIT_PER_CHUNK = 16
 CREDIT_PER_BODY_BYTE = 3
@@ -73,6 +78,7 @@ class ClientConnection(asyncio.Protocol):
         "_incoming",
         "_is_advancing",
         "_is_broken",
+        "_is_choppy",
         "_is_closing",
         "_line_check",
         "_overhead",
@@ -82,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         "_rated_at",
         "_rated_bytes",
         "_raw_left",
+        "_rest",
         "_slack",
         "_target",
         "_trailer_count",
@@ -119,6 +126,8 @@ class ClientConnection(asyncio.Protocol):
         self._overhead = 0  # bytes of a chunked request beyond its body and what framing may cost
         self._chunks: list[bytes] = []  # parts of a chunked body out of one read
         self._chunks_bytes = 0
+        self._is_choppy = False  # the last slice held very many of them
+        self._rest = _NOTHING  # of a read that is parsed in slices
         self._body_left = 0
         self._raw_left = 0
         self._incoming: Exchange | None = None  # whose request is being received
@@ -162,6 +171,10 @@ class ClientConnection(asyncio.Protocol):
         for exchange in self._queue:
             exchange.on_client_left()
         self._queue.clear()
+        # Parser and connection know each other: without this, both would wait for the garbage collector.
+        self._parser = None
+        self._headers = []
+        self._rest = _NOTHING
 
     def eof_received(self) -> bool:
         # TLS knows no half-closed connection.
@@ -213,6 +226,8 @@ class ClientConnection(asyncio.Protocol):
         is_fresh = self._incoming is None and not self._in_head
         if is_fresh and self._block_bytes and self._repeats_block(data):
             return
+        if len(data) > SLICE_BYTES and not self._rest and (self._is_choppy or self._incoming is None):
+            data = self._slice(data)
         self._block_bytes = b""
         line = USUAL.match(data) if is_fresh else None
         if not self._in_head:
@@ -314,6 +329,7 @@ class ClientConnection(asyncio.Protocol):
         self._incoming = exchange
         if head.has_body:
             self._body_left = head.content_length
+            self._is_choppy = head.is_chunked  # until its chunks turn out to be of a decent size
             self.deadline = proxy.now + proxy.idle_timeout
         else:
             exchange.request_complete = True
@@ -360,7 +376,7 @@ class ClientConnection(asyncio.Protocol):
         self._holds = on_hold
         if on_hold:
             self.transport.pause_reading()
-        else:
+        elif not self._rest:
             self.transport.resume_reading()
 
     def finish(self, exchange: Exchange, close: bool) -> None:
@@ -515,18 +531,42 @@ class ClientConnection(asyncio.Protocol):
     def _advance_later(self) -> None:
         if not self._answers_due:
             self._answers_due = True
-            self.proxy.loop.call_soon(self._advance_now)
+            self.proxy.turns.add(self._advance_now)
 
     def _advance_now(self) -> None:
         self._answers_due = False
         if self._queue:
             self._advance()
 
+    def _slice(self, data: bytes) -> bytes:
+        """Of a read that may hold very many chunks: what is parsed at once; the rest waits for its turns."""
+        self._rest = memoryview(data)[SLICE_BYTES:]
+        self.transport.pause_reading()
+        self.proxy.turns.add(self._take_rest)
+        return data[:SLICE_BYTES]
+
+    def _take_rest(self) -> None:
+        size = SLICE_BYTES if self._is_choppy and self._incoming is not None else len(self._rest)
+        data, rest = bytes(self._rest[:size]), self._rest[size:]
+        self._rest = rest
+        if not self._is_broken:
+            self.data_received(data)
+        if self._is_broken:
+            self._rest = _NOTHING
+        elif rest:
+            self.proxy.turns.add(self._take_rest)
+            return
+        elif self._rest:
+            return  # sliced anew
+        if not self._holds and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def _pass_chunks(self) -> None:
         """Pass on what one read held of a chunked body, as one chunk: there may be thousands of a byte each."""
         chunks, self._chunks = self._chunks, []
         size, self._chunks_bytes = self._chunks_bytes, 0
         self._overhead = max(0, self._overhead - CREDIT_PER_CHUNK * len(chunks) - CREDIT_PER_BODY_BYTE * size)
+        self._is_choppy = len(chunks) > MANY_CHUNKS
         exchange = self._incoming
         if exchange is not None:
             data = chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -37,6 +37,7 @@ from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.sharedlimit import SharedRateLimiter, create_table
 from toska_mesh.gateway.stats import NO_SERVICE, GatewayStats
 from toska_mesh.gateway.tunnel import Tunnel
+from toska_mesh.gateway.turns import Turns
 from toska_mesh.gateway.upstream import CoarseClock, Upstream, UpstreamConnection
 from toska_mesh.model import Instance
 from toska_mesh.model.metadata import SCHEME
@@ -85,6 +86,7 @@ class Proxy(CoarseClock):
         # the same clock (CLOCK_MONOTONIC) at full resolution.
         self.clock = time.monotonic
         self.now = self.clock()
+        self.turns = Turns(self.loop)
         self.rng = rng or random.Random()
         self.is_draining = False
         self.table: RouteTable | None = None
