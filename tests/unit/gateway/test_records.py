@@ -52,6 +52,7 @@ def test_metrics() -> None:
     stats = GatewayStats(lambda: {"toska_gateway_services": ("Services routed.", 2.0)})
     stats.of("orders").observe(200, 0.004, "ok", 3, 5)
     stats.of("orders").observe(502, 100.0, "upstream-failed", 1, 1)
+    stats.of("").observe(204, 0.001, "preflight", 0, 0)
     stats.of('odd"name').observe(200, 0.0, "ok", 0, 0)
     stats.breaker_changes["orders", "open"] += 1
     stats.observe_freshness(0.02)
@@ -72,6 +73,7 @@ def test_metrics() -> None:
     ):
         assert line in text
     assert 'reason="ok"' not in text
+    assert 'reason="preflight"' not in text, "an answered preflight did not fail"
     stats.of("").observe(404, 0.0, "no-such-route", 0, 0)
     stats.keep_only({'odd"name'})
     left = generate_latest(registry).decode()
