@@ -105,8 +105,8 @@ def find_predecessor(path: str) -> Predecessor | None:
             offer, descriptors = _receive_with_descriptors(connection)
         except TimeoutError:
             raise HandoverError(f"the gateway that listens on {path!r} does not answer") from None
-        except OSError as exc:
-            raise HandoverError(f"the gateway that listens on {path!r} left: {exc}") from exc
+        except (OSError, ValueError) as exc:
+            raise HandoverError(f"the gateway that listens on {path!r} does not hand over: {exc}") from exc
         return _read_offer(connection, offer, descriptors)
     except BaseException:
         connection.close()
