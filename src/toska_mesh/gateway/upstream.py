@@ -14,7 +14,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from toska_mesh.gateway.goodbye import is_readable
 from toska_mesh.gateway.guard import Guarded
-from toska_mesh.gateway.headers import KINDS, Kind, has_token, named_by_connection
+from toska_mesh.gateway.headers import KINDS, Kind, has_token, may_be_trailer, named_by_connection
 from toska_mesh.gateway.problems import REASONS
 from toska_mesh.gateway.tunnel import TunnelEnd
 from toska_mesh.model import Instance
@@ -23,6 +23,9 @@ from toska_mesh.telemetry import event_log
 
 MAX_HEAD_BYTES = 256 * 1024
 """An upstream's response head larger than this is broken, not big; so are chunk extensions and trailers."""
+
+MAX_FIELDS = 1000
+"""So many header fields, or trailer fields, and an answer is broken, too; each is an object here."""
 
 MAX_INTERIM_RESPONSES = 32
 """1xx answers before the final one (RFC 9110 section 15.2 sets no limit; a flood of them is an attack or a bug)."""
@@ -40,6 +43,8 @@ _CONTENT_LENGTH = int(Kind.CONTENT_LENGTH)
 _TRANSFER_ENCODING = int(Kind.TRANSFER_ENCODING)
 _ENDS_HERE = frozenset(map(int, (Kind.HOP_BY_HOP, Kind.UPGRADE, Kind.REQUEST_ID, Kind.CORRELATION_ID)))
 """Not passed on: hop-by-hop fields, and the ids that the gateway itself puts on every answer."""
+
+_H = ord("H")
 
 _CORS_RESPONSE = int(Kind.CORS_RESPONSE)
 _RATE_LIMIT = int(Kind.RATE_LIMIT)
@@ -202,6 +207,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_raw_remaining",
         "_remaining",
         "_spoiled",
+        "_trailer_count",
         "_trailers",
         "chunked_to_client",
         "content_length",
@@ -313,6 +319,10 @@ class UpstreamConnection(asyncio.Protocol):
             known = self._known
             if known is not None and data.startswith(known.wire) and self._repeats(known, exchange, data):
                 return
+            if data[0] != _H:
+                # The parser also takes RTSP/1.0 and ICE/1.0 for HTTP, and empty lines in front.
+                self._break("the answer is not HTTP")
+                return
             self._head_bytes = len(data)
             self._first_data = data
         else:
@@ -349,9 +359,13 @@ class UpstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.head_done:
             self.headers.append((name, value))
-        elif self.chunked_to_client and not KINDS[name]:
-            # Trailer fields (RFC 9112 section 7.1.2); those about framing or routing may not be sent as such.
-            self._trailers += b"%b: %b\r\n" % (name, value)
+        elif not self._done:
+            # Trailer fields (RFC 9112 section 7.1.2).
+            self._trailer_count += 1
+            if self._trailer_count > MAX_FIELDS:
+                self._break("the answer has too many trailer fields")
+            elif self.chunked_to_client and may_be_trailer(name):
+                self._trailers += b"%b: %b\r\n" % (name, value)
 
     def on_headers_complete(self) -> None:
         exchange = self.exchange
@@ -359,9 +373,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._spoiled = True
             return
         self.status = status = self._parser.get_status_code()
-        if status < 200:
-            if status < 100:
-                self._break("the status of the answer is no status")
+        if not 200 <= status < 600:
+            if not 100 <= status < 200:
+                self._break("the status of the answer is no status")  # RFC 9110 section 15: 100 to 599
+            return
+        if len(self.headers) > MAX_FIELDS:
+            self._break("the answer has too many header fields")
             return
         if not self._read_head(exchange):
             return
@@ -479,6 +496,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Sort the header fields and decide the framing (RFC 9112 section 6.3). False when it cannot be trusted."""
         fields: list[bytes] = []
         self.fields = fields
+        self._trailer_count = 0
         length = -1
         is_chunked = False
         keep_alive = True
@@ -490,7 +508,8 @@ class UpstreamConnection(asyncio.Protocol):
             elif kind == _CONTENT_LENGTH:
                 length = int(value)
             elif kind == _TRANSFER_ENCODING:
-                if value.strip().lower() != b"chunked":
+                if is_chunked or value.lower() != b"chunked":
+                    # White space behind the word is one, too: the parser does not take such a body for chunked.
                     self._break("the answer has a transfer coding other than chunked")
                     return False
                 is_chunked = True
@@ -506,8 +525,12 @@ class UpstreamConnection(asyncio.Protocol):
                 fields.append(b"%b: %b\r\n" % (name, value))
         if named:
             self.fields = [field for field in fields if field.partition(b":")[0].lower() not in named]
-        parser = self._parser
-        self.keep_alive = keep_alive and parser is not None and parser.get_http_version() == "1.1"
+        version = self._parser.get_http_version() if self._parser is not None else ""
+        if version != "1.1" and (version != "1.0" or is_chunked):
+            # HTTP/1.0 has no transfer codings: its framing is faulty (RFC 9112 section 6.1).
+            self._break("the answer is not HTTP/1.1 or HTTP/1.0")
+            return False
+        self.keep_alive = keep_alive and version == "1.1"
         self.content_length = length
         status = self.status
         if exchange.is_head or status == 204 or status == 304:
@@ -515,6 +538,8 @@ class UpstreamConnection(asyncio.Protocol):
             if exchange.is_head or is_chunked or length > 0:
                 self._parser = None  # it waits for a body that never comes
             if status == 204:
+                if is_chunked or length > 0:
+                    self.keep_alive = False  # RFC 9110 section 6.4.1 forbids it; its body may still come
                 self.content_length = -1
         elif is_chunked:
             self.has_body = True

@@ -408,6 +408,21 @@ async def test_split_at_every_byte(whole: bytes) -> None:
         assert len(backend.requests) == answers * (len(whole) - 1)
 
 
+@pytest.mark.parametrize("second", [get(), get().replace(b"GET", b"PROPFIND"), POST + b"Content-Length: 1\r\n\r\nx"])
+async def test_two_in_three_reads_split_at_every_byte_of_the_second(second: bytes) -> None:
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect(limit=2**20)
+        first = get(b"X-A: 1")
+        for position in range(len(second)):
+            for part in (first[:50], first[50:] + second[:position], second[position:]):
+                client.send(part)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            for _ in range(2):
+                assert (await client.answer()).status == 200, position
+        assert len(backend.requests) == 2 * len(second)
+
+
 async def test_one_byte_at_a_time() -> None:
     async with Backend() as backend, running_gateway(backend) as gateway:
         client = await gateway.connect()
