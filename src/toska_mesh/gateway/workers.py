@@ -72,6 +72,8 @@ class Worker:
 
     async def ask(self, path: str) -> tuple[int, str]:
         """Status and body of one of its admin paths; status 0 when it does not answer."""
+        if self.session.closed:
+            return 0, ""  # it ended while the one who asks was going through the list
         try:
             async with self.session.get(f"http://worker{path}") as answer:
                 return answer.status, await answer.text()

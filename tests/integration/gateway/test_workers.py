@@ -206,3 +206,12 @@ def is_alive(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_a_worker_that_has_ended_gives_no_answer_to_one_who_asks_too_late(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec("true")
+    worker = workers.Worker(1, 1, str(tmp_path / "worker.sock"), process, 0.0)
+    assert await worker.ask("/health/ready") == (0, "")
+    await worker.session.close()
+    assert await worker.ask("/health/ready") == (0, "")
+    await process.wait()
