@@ -259,6 +259,8 @@ class ClientConnection(asyncio.Protocol):
             # What comes after a request with `Connection: close` is none of our business (RFC 9112 section 9.6).
             if "Data after `Connection: close`" in str(exc):
                 self._is_broken = True
+                if self._current is None and not self._queue:
+                    self._close_gently(False)  # the parser heard it from a trailer, and nobody else ends this
             else:
                 self._on_unparsable(problems.BAD_FRAMING, str(exc))
             return

@@ -423,6 +423,15 @@ async def test_two_in_three_reads_split_at_every_byte_of_the_second(second: byte
         assert len(backend.requests) == 2 * len(second)
 
 
+async def test_a_request_behind_close_among_the_trailers_is_not_left_waiting() -> None:
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        assert (await client.ask(CHUNKED + b"0\r\nConnection: close\r\n\r\n")).status == 200
+        client.send(SMUGGLED)
+        assert await client.is_closed()
+        assert len(backend.requests) == 1
+
+
 async def test_one_byte_at_a_time() -> None:
     async with Backend() as backend, running_gateway(backend) as gateway:
         client = await gateway.connect()
