@@ -114,6 +114,10 @@ class Exchange:
         "wants_upgrade",
     )
 
+    expires: float
+    """From `forward` on: when all tries together are given up. A client that takes its time to send the body does not
+    use it up."""
+
     def __init__(self, proxy: "Proxy", client: Downstream, head: RequestHead, now: float) -> None:
         self.proxy = proxy
         self.client = client
@@ -123,8 +127,6 @@ class Exchange:
         self.head_at = 0.0
         self.deadline = 0.0
         """When the present try is given up, seconds on the loop's clock."""
-        self.expires = 0.0
-        """When all tries together are given up; a client that takes its time to send the body does not use it up."""
         self.policy = proxy.unrouted
         """What holds for the request: from `forward` on that of its service, as it was then."""
         self.phase = Phase.BETWEEN

@@ -145,7 +145,10 @@ class Proxy(CoarseClock):
         self.unrouted = self.operator.default
         """What holds for a request until its route is known."""
         self._plain: Mapping[bytes, Service] = {}
-        """Services whose policy asks for nothing but what every request goes through, by path segment."""
+        """Services whose policy asks for nothing but what every request goes through, by path segment. All of a path
+        below the prefix and one of these names is theirs: nothing of it is the dashboard's."""
+        own = split_service(DASHBOARD.encode(), self._prefix_bytes)
+        self._own_segment = own[0] if own is not None else b""
         self.path_routes: PathRoutes | None = None
         self._with_paths: list[Service] = []
         self._expose_all = settings.expose == "all"
@@ -184,36 +187,45 @@ class Proxy(CoarseClock):
 
     def _dispatch(self, exchange: Exchange) -> None:
         head = exchange.head
-        if self.guarded_handler is not None and head.path.startswith(self.guarded_prefix):
-            self._run_local(exchange, self.guarded_handler)
-            return
-        table = self.table
-        if table is None:
-            exchange.refuse(problems.NOT_READY, "", b"Retry-After: 1\r\n")
-            return
-        if head.path == b"*":
-            exchange.answer(204, b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", b"", "ok")
-            return
+        service, path = None, b""
         split = split_service(head.path, self._prefix_bytes)
-        service = self._plain.get(split[0]) if split is not None else None
-        if service is None or split is None:
-            found = self._find(head, table)
+        if split is not None:
+            name, path = split
+            service = self._plain.get(name)
+        if service is None:
+            found = self._settle_uncommon(exchange, split)
             if found is None:
-                self._refuse_unrouted(exchange, split)
                 return
             service, path = found
-            exchange.route = service.name
-            if self._is_refused_by_policy(exchange, service.policy):
-                return
-        else:
-            path = split[1]
-            exchange.route = service.name
+        exchange.route = service.name
         self.retry_budget.record_request(exchange.started)
         limit = service.policy.max_request_bytes
         if limit and head.content_length > limit:
             exchange.refuse(problems.TOO_LARGE, f"the request body is larger than {limit} bytes")
             return
         exchange.forward(service, path)
+
+    def _settle_uncommon(self, exchange: Exchange, split: tuple[bytes, bytes] | None) -> tuple[Service, bytes] | None:
+        """What is not simply the path of a plain service; None when it has been answered."""
+        head, table = exchange.head, self.table
+        if self.guarded_handler is not None and head.path.startswith(self.guarded_prefix):
+            self._run_local(exchange, self.guarded_handler)
+            return None
+        if table is None:
+            exchange.refuse(problems.NOT_READY, "", b"Retry-After: 1\r\n")
+            return None
+        if head.path == b"*":
+            exchange.answer(204, b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", b"", "ok")
+            return None
+        found = self._find(head, table)
+        if found is None:
+            if split is None:
+                exchange.refuse(problems.NO_ROUTE, f"routes begin with {self.prefix}<service>")
+            else:
+                exchange.refuse(problems.NO_ROUTE, f"there is no service {split[0].decode('utf-8', 'replace')!r}")
+            return None
+        exchange.route = found[0].name
+        return None if self._is_refused_by_policy(exchange, found[0].policy) else found
 
     def _find(self, head: RequestHead, table: RouteTable) -> tuple[Service, bytes] | None:
         """The service of a request and the path that it sees: by its name, else by host and path."""
@@ -232,12 +244,6 @@ class Proxy(CoarseClock):
         service, rest = found
         return service, head.path if service.policy.keeps_prefix else rest or b"/"
 
-    def _refuse_unrouted(self, exchange: Exchange, split: tuple[bytes, bytes] | None) -> None:
-        if split is None:
-            exchange.refuse(problems.NO_ROUTE, f"routes begin with {self.prefix}<service>")
-        else:
-            exchange.refuse(problems.NO_ROUTE, f"there is no service {split[0].decode('utf-8', 'replace')!r}")
-
     def _is_public(self, exchange: Exchange) -> bool:
         """Whether the request goes to a service for which the operator lets metadata do away with tokens."""
         head, table = exchange.head, self.table
@@ -250,7 +256,7 @@ class Proxy(CoarseClock):
         if policy.is_closed:
             exchange.refuse(problems.NO_KEYS)
             return True
-        if policy.limiter is not None and self._is_over_limit(exchange, policy.limiter):
+        if policy.limiter is not None and self._is_over_route_limit(exchange, policy.limiter):
             return True
         limit = policy.max_request_bytes
         if limit and exchange.bytes_in > limit:
@@ -274,13 +280,6 @@ class Proxy(CoarseClock):
 
     def _is_over_limit(self, exchange: Exchange, limiter: Limiter) -> bool:
         decision = limiter.admit(limit_key(exchange.head.client_address), exchange.started)
-        if exchange.replaces_rate_limit:
-            # Of two limits the client is told the one that it meets first.
-            others, _, told = exchange.response_fields.rpartition(b"RateLimit-Limit: ")
-            remaining = int(told.partition(b"RateLimit-Remaining: ")[2].partition(b"\r\n")[0])
-            if decision.is_admitted and remaining < decision.remaining:
-                return False
-            exchange.response_fields = others
         exchange.replaces_rate_limit = True
         exchange.response_fields += b"RateLimit-Limit: %d\r\nRateLimit-Remaining: %d\r\nRateLimit-Reset: %d\r\n" % (
             decision.limit,
@@ -292,6 +291,17 @@ class Proxy(CoarseClock):
         wait = max(1, int(-(-decision.retry_after_seconds // 1)))
         exchange.refuse(problems.RATE_LIMITED, "", b"Retry-After: %d\r\n" % wait)
         return True
+
+    def _is_over_route_limit(self, exchange: Exchange, limiter: Limiter) -> bool:
+        """The same for the limit of a route. Of two limits the client is told the one that it meets first."""
+        told = exchange.response_fields if exchange.replaces_rate_limit else b""
+        if told:
+            exchange.response_fields = told.rpartition(_LIMIT)[0]
+        if self._is_over_limit(exchange, limiter):
+            return True
+        if told and _remaining(told) < _remaining(exchange.response_fields):
+            exchange.response_fields = told
+        return False
 
     def _refuse_token(self, exchange: Exchange, tokens: TokenChecker, why: str) -> None:
         if self._key_set is not None and not tokens.knows_key_of(exchange.head.authorization):
@@ -404,9 +414,12 @@ class Proxy(CoarseClock):
         self.unrouted = unrouted
         if unrouted is not self.operator.default:
             self._plain = {}
-        elif has_special:
-            by_name = table.by_bytes.items()
-            self._plain = {name: service for name, service in by_name if not service.policy.is_special}
+        elif has_special or self._own_segment in table.by_bytes:
+            self._plain = {
+                name: service
+                for name, service in table.by_bytes.items()
+                if not service.policy.is_special and name != self._own_segment
+            }
         else:
             self._plain = table.by_bytes
         if with_paths != self._with_paths:
@@ -592,6 +605,8 @@ class Proxy(CoarseClock):
         }
 
 
+_LIMIT = b"RateLimit-Limit: "
+
 IDLE_GRACE_SECONDS = 0.5
 """While draining, an idle client connection is closed only after this: its next request may be on its way."""
 
@@ -600,6 +615,11 @@ def _reserved_paths(prefix: str) -> tuple[str, ...]:
     """What no service can get by metadata: the gateway's own answers, and where services stand by their names."""
     # With the prefix / a service's name wins over a path, so nothing has to be kept free for names.
     return ("/health/", DASHBOARD, *(() if prefix == "/" else (prefix,)))
+
+
+def _remaining(fields: bytes) -> int:
+    """What the last `RateLimit-Remaining` in these header lines says."""
+    return int(fields.rpartition(b"RateLimit-Remaining: ")[2].partition(b"\r\n")[0])
 
 
 def _content_type(answer: LocalAnswer) -> bytes:

@@ -155,10 +155,11 @@ class RequestHead:
         "upgrade",
     )
 
+    host: bytes
+    """As the client wrote it in the target or, usually, in Host. `refused_head` has none."""
+
     def __init__(self, method: bytes, block: HeaderBlock) -> None:
         self.method = method
-        self.host = b""
-        """As the client wrote it in the target or, usually, in Host."""
         self.is_11 = block.is_11
         self.keep_alive = block.keep_alive
         self.path = b""

@@ -202,7 +202,7 @@ async def test_health_is_read_only_and_exact() -> None:
 async def test_asterisk_and_no_table() -> None:
     async with Backend() as backend, running_gateway(backend) as gateway:
         assert (await gateway.get("*", method="OPTIONS")).status == 204
-        gateway.proxy.table = None
+        gateway.proxy.table, gateway.proxy._plain = None, {}  # as before the first table
         answer = await gateway.get()
         assert (answer.status, answer.get("Retry-After")) == (503, "1")
         gateway.route({"orders": [backend]})

@@ -258,6 +258,7 @@ async def test_a_route_without_tokens_needs_the_operators_consent(may_relax: str
         assert (await gateway.get("/API/../api/Orders/")).status == status
         assert (await gateway.get(headers="Authorization: Bearer x\r\n")).status == status
         assert (await gateway.get("/api/dashboard/services")).status == 401
+        assert (await gateway.get("/api/dashboard/services", headers=bearer())).body == b"[]"
         assert (await gateway.get("/api/other/")).status == 401
         assert (await gateway.get("/api/none/")).status == 401
         assert (await gateway.get("/none")).status == 401
@@ -325,6 +326,26 @@ async def test_nobody_takes_a_path_over_that_belongs_to_another_or_to_the_gatewa
         shown = await route("greedy")
         assert shown["policy"]["paths"]["value"] == ["/"]
         assert [item["key"] for item in shown["ignored"]] == ["toska-path"] * 3
+
+
+@pytest.mark.parametrize(("prefix", "name"), [("/api/", "dashboard"), ("/", "api")])
+async def test_a_service_whose_name_covers_the_dashboard_does_not_get_its_requests(prefix: str, name: str) -> None:
+    async def dashboard(exchange: object) -> LocalAnswer:
+        return LocalAnswer(200, b"[]")
+
+    def configure(proxy: Proxy) -> None:
+        proxy.guarded_prefix = b"/api/dashboard/"
+        proxy.guarded_handler = dashboard
+
+    async with (
+        Backend() as backend,
+        running_gateway(backend, configure=configure, GATEWAY_ROUTE_PREFIX=prefix) as gateway,
+    ):
+        gateway.route({name: [backend]})
+        assert (await gateway.get("/api/dashboard/services")).body == b"[]"
+        assert not backend.requests
+        for path in (f"{prefix}{name}", f"{prefix}{name.upper()}/dashboard/services"):
+            assert (await gateway.get(path)).body == b"ok"
 
 
 async def test_with_the_prefix_at_the_root_names_win_over_paths() -> None:
