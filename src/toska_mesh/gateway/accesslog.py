@@ -68,7 +68,7 @@ def _usual_line(exchange: Exchange, now: float, moment: str) -> bytes:
     if upstream is None or not head_at or head.trace_id:
         return b""
     texts = head.path + head.id_fields
-    if b'"' in texts or b"\\" in texts or len(texts) > _MAX_PLAIN_PATH_BYTES:
+    if texts.find(b'"') >= 0 or texts.find(b"\\") >= 0 or len(texts) > _MAX_PLAIN_PATH_BYTES:
         return b""
     return _USUAL % (
         moment.encode(),
