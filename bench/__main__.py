@@ -26,6 +26,7 @@ SAVES_ITSELF = {
     "gateway_bars": "the gateway's bars beside what was measured; starts nothing",
     "freshness": "from registering to the first answer through the gateway, on both registries",
     "registry_outage": "requests while the registry is dead for 30 s, on both registries",
+    "attacks": "memory of the gateway, and an innocent client, under hostile clients and instances",
     "discovery_outage": "discovery's latency with RabbitMQ up, frozen and stopped",
 }
 IS_KEPT = {
