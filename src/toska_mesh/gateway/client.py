@@ -171,8 +171,8 @@ class ClientConnection(asyncio.Protocol):
         for exchange in self._queue:
             exchange.on_client_left()
         self._queue.clear()
-        # Parser and connection know each other: without this, both would wait for the garbage collector.
-        self._parser = None
+        # They know the connection, too: without this, all would wait for the garbage collector.
+        self._parser = self._incoming = self._rated = None
         self._headers = []
         self._rest = _NOTHING
 
