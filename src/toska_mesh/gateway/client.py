@@ -224,7 +224,7 @@ class ClientConnection(asyncio.Protocol):
             self._hold_early(data)
             return
         is_fresh = self._incoming is None and not self._in_head
-        if is_fresh and self._block_bytes and self._repeats_block(data):
+        if is_fresh and self._repeats_block(data):
             return
         if len(data) > SLICE_BYTES and not self._rest and (self._is_choppy or self._incoming is None):
             data = self._slice(data)
@@ -324,7 +324,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_unparsed(problems.BAD_REQUEST if is_http else problems.BAD_VERSION, _BAD_LINE)
             return
         block = read_block(version, self._headers, self.peer)
-        head = make_head(method, self._target, block, self.peer, proxy.rng)
+        head = make_head(method, self._target, block, self.peer, proxy.new_ids)
         self._headers = []
         self._block = block
         exchange = Exchange(proxy, self, head, proxy.clock())
@@ -583,26 +583,27 @@ class ClientConnection(asyncio.Protocol):
         is_plain = block.refusal is None and block.upgrade is None and block.is_11
         if is_plain and data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1:
             self._block_bytes = data[line.end() :]
+            self.proxy.known_blocks.keep(self._block_bytes, block)
 
     def _repeats_block(self, data: bytes) -> bool:
-        """Take a request whose header block is, byte for byte, that of the request before it.
+        """Take a request whose header block is, byte for byte, one that came before, mostly here, else elsewhere.
 
         The parser would come to the same result: the block is the same, and the first line has only what it accepts.
         """
-        block_bytes, block = self._block_bytes, self._block
-        line = USUAL.match(data)
-        if (
-            line is None
-            or block is None
-            or len(data) != line.end() + len(block_bytes)
-            or not data.endswith(block_bytes)
-            or len(data) > self.proxy.max_header_bytes
-            or len(self._queue) >= MAX_PIPELINED
-        ):
-            return False
         proxy = self.proxy
+        line = USUAL.match(data)
+        if line is None or len(data) > proxy.max_header_bytes or len(self._queue) >= MAX_PIPELINED:
+            return False
+        block_bytes, block = self._block_bytes, self._block
+        is_last = len(data) == line.end() + len(block_bytes) and data.endswith(block_bytes)
+        if not is_last or block is None or not block_bytes:
+            block_bytes = data[line.end() :]
+            block = proxy.known_blocks.find(block_bytes)
+            if block is None:
+                return False
+            self._block_bytes, self._block = block_bytes, block
         method, target = line.groups()
-        exchange = Exchange(proxy, self, make_head(method, target, block, self.peer, proxy.rng), proxy.clock())
+        exchange = Exchange(proxy, self, make_head(method, target, block, self.peer, proxy.new_ids), proxy.clock())
         exchange.request_complete = True
         self.deadline = NEVER
         if exchange.head.refusal is not None:
@@ -769,7 +770,7 @@ class ClientConnection(asyncio.Protocol):
         proxy = self.proxy
         self._is_broken = True
         self._in_head = False
-        exchange = Exchange(proxy, self, refused_head(problem, detail, self.peer, proxy.rng), proxy.clock())
+        exchange = Exchange(proxy, self, refused_head(problem, detail, self.peer, proxy.new_ids), proxy.clock())
         exchange.closes = True
         exchange.client_speaks_11 = True
         exchange.response_fields += fields

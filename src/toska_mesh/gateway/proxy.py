@@ -31,11 +31,12 @@ from toska_mesh.gateway.guard import Guard, Guarded
 from toska_mesh.gateway.local import AsyncHandler, Handler, LocalAnswer
 from toska_mesh.gateway.pathroutes import PathRoutes
 from toska_mesh.gateway.paths import service_key, split_service
-from toska_mesh.gateway.request import VIA, Peer, RequestHead
+from toska_mesh.gateway.request import VIA, KnownBlocks, Peer, RequestHead
 from toska_mesh.gateway.routepolicy import Limiter, Operator, RoutePolicy, combine, host_name
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.sharedlimit import SharedRateLimiter, create_table
 from toska_mesh.gateway.stats import NO_SERVICE, GatewayStats
+from toska_mesh.gateway.trace import RequestIds
 from toska_mesh.gateway.tunnel import Tunnel
 from toska_mesh.gateway.turns import Turns
 from toska_mesh.gateway.upstream import CoarseClock, Upstream, UpstreamConnection
@@ -88,6 +89,8 @@ class Proxy(CoarseClock):
         self.now = self.clock()
         self.turns = Turns(self.loop)
         self.rng = rng or random.Random()
+        self.new_ids = RequestIds(self.rng)
+        self.known_blocks = KnownBlocks()
         self.is_draining = False
         self.table: RouteTable | None = None
         self._upstreams: list[Upstream] = []

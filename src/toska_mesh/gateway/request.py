@@ -13,7 +13,7 @@ from toska_mesh.gateway.forwarded import TrustedProxies, client_address, forward
 from toska_mesh.gateway.headers import KINDS, Kind, has_token, named_by_connection
 from toska_mesh.gateway.paths import BadTargetError, is_plain, parse_target
 from toska_mesh.gateway.problems import Problem
-from toska_mesh.gateway.trace import acceptable_id, continue_b3, continue_traceparent, new_request_id
+from toska_mesh.gateway.trace import RequestIds, acceptable_id, continue_b3, continue_traceparent
 from toska_mesh.resilience import is_idempotent
 
 VIA = b"Via: 1.1 toska\r\n"
@@ -74,7 +74,7 @@ class Peer:
 class HeaderBlock:
     """The header fields of a request, sorted: all that does not depend on its first line. Not changed afterwards.
 
-    A client mostly sends the same block again and again, so a connection keeps the last one (see `client`).
+    Clients send the same block again and again, so those that came lately are kept (see `KnownBlocks`).
     """
 
     __slots__ = (
@@ -120,12 +120,43 @@ class HeaderBlock:
         self.origin = b""
         self.cors_method = False
         self.client_address = ""
+        """From what a trusted peer says; empty: the peer is the client."""
         self.request_id = ""
         self.correlation_id = ""
         self.traceparent = b""
         self.tracestate = b""
         self.b3: list[tuple[bytes, bytes]] = []
         self.refusal: tuple[Problem, str] | None = None
+
+
+MAX_KNOWN_BLOCKS = 1024
+MAX_KNOWN_BLOCK_BYTES = 2048
+
+
+class KnownBlocks:
+    """Header blocks that came lately, by their bytes: what one request said another may say again, byte for byte.
+
+    Shared by all connections: behind a balancer, or a browser's pool, the requests of many clients take turns on each.
+    So only blocks without a word on forwarding are kept: their meaning does not depend on who sent them. Bounded; when
+    it is full it begins anew, which costs the next request of each client one reading.
+    """
+
+    __slots__ = ("_blocks", "find")
+
+    def __init__(self) -> None:
+        self._blocks: dict[bytes, HeaderBlock] = {}
+        self.find = self._blocks.get
+
+    def keep(self, wire: bytes, block: HeaderBlock) -> None:
+        """`wire` is the block from behind the first line to the empty line, both line ends included."""
+        if len(wire) > MAX_KNOWN_BLOCK_BYTES or block.forwarded is not None:
+            return
+        if len(self._blocks) >= MAX_KNOWN_BLOCKS:
+            self._blocks.clear()
+        self._blocks[wire] = block
+
+    def __len__(self) -> int:
+        return len(self._blocks)
 
 
 class RequestHead:
@@ -183,12 +214,12 @@ class RequestHead:
         self.refusal = block.refusal
 
 
-def refused_head(problem: Problem, detail: str, peer: Peer, rng: random.Random) -> RequestHead:
+def refused_head(problem: Problem, detail: str, peer: Peer, new_ids: RequestIds) -> RequestHead:
     """A head for something that was no request at all."""
     head = RequestHead(b"-", HeaderBlock("1.1"))
     head.keep_alive = False
     head.client_address = peer.address
-    head.request_id = head.correlation_id = new_request_id(rng)
+    head.request_id = head.correlation_id = new_ids.next()
     head.refusal = (problem, detail)
     return head
 
@@ -272,8 +303,6 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
         block.forwarded = (forwarded_for, forwarded_proto, forwarded_host, forwarded)
     if peer.is_trusted and forwarded_for:
         block.client_address = client_address(peer.address, forwarded_for.decode("latin-1"), peer.proxies)
-    else:
-        block.client_address = peer.address
     _check(block, version, hosts)
     if wants_upgrade and upgrade is not None:
         # A server may pass the wish over, and must in HTTP/1.0 (RFC 9110 section 7.8); h2c is for the next hop alone.
@@ -285,16 +314,18 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
     return block
 
 
-def make_head(method: bytes, raw_target: bytes, block: HeaderBlock, peer: Peer, rng: random.Random) -> RequestHead:
+def make_head(method: bytes, raw_target: bytes, block: HeaderBlock, peer: Peer, new_ids: RequestIds) -> RequestHead:
     """Put first line and header block together: where it goes, its ids, and what the upstream will get."""
     head = RequestHead(method, block)
     authority = _read_target(head, raw_target)
     head.host = host = authority or block.host
     if not head.request_id:
-        head.request_id = head.correlation_id or new_request_id(rng)
+        head.request_id = head.correlation_id or new_ids.next()
     if not head.correlation_id:
         head.correlation_id = head.request_id
-    trace = _continue_trace(head, block, rng) if block.traceparent or block.b3 else b""
+    trace = _continue_trace(head, block, new_ids.rng) if block.traceparent or block.b3 else b""
+    if not head.client_address:
+        head.client_address = peer.address
     if block.forwarded is None:
         forwarded = peer.plain_forwarded(host)
     else:

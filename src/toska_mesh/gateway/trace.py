@@ -16,6 +16,7 @@ _KNOWN_FLAGS = 0x03
 _B3_TRACE_ID = re.compile(rb"(?:[0-9A-Fa-f]{16}){1,2}")
 _B3_SPAN_ID = re.compile(rb"[0-9A-Fa-f]{16}")
 _B3_SAMPLING = (b"0", b"1", b"d")
+_DRAWN_AT_ONCE = 64
 _ID = re.compile(r"[\x21-\x7e]{1,128}$")
 
 
@@ -66,6 +67,20 @@ def acceptable_id(value: bytes) -> str:
     return text if _ID.match(text) else ""
 
 
-def new_request_id(rng: random.Random) -> str:
-    """128 random bits as 32 hexadecimal digits."""
-    return f"{rng.getrandbits(128):032x}"
+class RequestIds:
+    """Makes request ids: 128 random bits each, as 32 hexadecimal digits. Drawn many at a time, which is cheaper."""
+
+    __slots__ = ("_at", "_drawn", "rng")
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self._drawn = ""
+        self._at = 0
+
+    def next(self) -> str:
+        at = self._at
+        if at == len(self._drawn):
+            self._drawn = self.rng.randbytes(16 * _DRAWN_AT_ONCE).hex()
+            at = 0
+        self._at = at + 32
+        return self._drawn[at : at + 32]

@@ -6,6 +6,8 @@ import re
 import pytest
 from tests.integration.gateway.harness import Backend, Caller, Message, TruncatedError, running_gateway
 
+from toska_mesh.gateway.request import MAX_KNOWN_BLOCK_BYTES, MAX_KNOWN_BLOCKS, HeaderBlock
+
 BLOCK = b"Host: shop.example\r\nAccept: */*\r\nCookie: a=b\r\nX-Own: one\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nServer: s\r\nX-Own: two\r\nContent-Length: 5\r\n\r\n"
 
@@ -190,3 +192,61 @@ async def test_a_known_answer_that_says_503_is_still_tried_elsewhere() -> None:
         two.script = two.answer(ANSWER + b"works")
         client = await gateway.connect()
         assert [(await client.ask(request())).body for _ in range(8)] == [b"works"] * 8
+
+
+async def test_what_one_client_said_is_known_from_another_but_who_said_it_is_not() -> None:
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        for source in ("127.0.0.1", "127.0.0.2", "127.0.0.1"):
+            client = await gateway.connect(local_addr=(source, 0))
+            assert (await client.ask(request())).status == 200
+            client.close()
+        assert len(gateway.proxy.known_blocks) == 1
+    assert [seen.get("X-Forwarded-For") for seen in backend.requests] == ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
+    assert len({seen.get("X-Request-ID") for seen in backend.requests}) == 3
+
+
+async def test_a_block_that_speaks_of_forwarding_is_read_for_each_peer() -> None:
+    block = b"X-Forwarded-For: 203.0.113.9\r\n" + BLOCK
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        assert [(await client.ask(request(block=block))).status for _ in range(3)] == [200, 200, 200]
+        assert len(gateway.proxy.known_blocks) == 0
+
+
+async def test_blocks_that_take_turns_are_all_known() -> None:
+    blocks = [BLOCK.replace(b"a=b", b"a=%d" % number) for number in range(5)]
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        for block in blocks * 3:
+            assert (await client.ask(request(block=block))).status == 200
+        assert len(gateway.proxy.known_blocks) == 5
+    assert [seen.get("Cookie") for seen in backend.requests] == [f"a={number}" for number in range(5)] * 3
+
+
+async def test_known_blocks_are_bounded() -> None:
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        for number in range(MAX_KNOWN_BLOCKS + 5):
+            gateway.proxy.known_blocks.keep(b"%d" % number, HeaderBlock("1.1"))
+        assert len(gateway.proxy.known_blocks) <= MAX_KNOWN_BLOCKS
+        before = len(gateway.proxy.known_blocks)
+        assert (
+            await client.ask(request(block=b"X-Long: %b\r\n" % (b"x" * MAX_KNOWN_BLOCK_BYTES) + BLOCK))
+        ).status == 200
+        assert len(gateway.proxy.known_blocks) == before
+
+
+async def test_a_first_line_that_comes_alone_is_not_taken_for_a_request() -> None:
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        for _ in range(2):
+            client.send(b"GET /api/orders/x HTTP/1.1\r\n")
+            await asyncio.sleep(0.05)
+            client.send(BLOCK)
+            assert (await client.answer()).status == 200
+            client.send(request() + b"GET /api/orders/y HTTP/1.1\r\n")
+            assert (await client.answer()).status == 200
+            await asyncio.sleep(0.05)
+            client.send(BLOCK)
+            assert (await client.answer()).status == 200
+    assert len(backend.requests) == 6

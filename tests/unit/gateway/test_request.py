@@ -11,6 +11,7 @@ from toska_mesh.gateway import problems
 from toska_mesh.gateway.forwarded import TrustedProxies
 from toska_mesh.gateway.problems import Problem
 from toska_mesh.gateway.request import Peer, RequestHead, make_head, read_block
+from toska_mesh.gateway.trace import RequestIds
 
 Fields = list[tuple[bytes, bytes]]
 HOST = (b"Host", b"shop.example")
@@ -24,7 +25,7 @@ def read(
     address: str = "192.0.2.1",
 ) -> RequestHead:
     peer = Peer(address, "http", TrustedProxies([ipaddress.ip_network("127.0.0.0/8")]))
-    return make_head(method, target, read_block(version, list(fields), peer), peer, random.Random(1))
+    return make_head(method, target, read_block(version, list(fields), peer), peer, RequestIds(random.Random(1)))
 
 
 def sent(head: RequestHead) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from toska_mesh.gateway.trace import acceptable_id, continue_b3, continue_traceparent, new_request_id
+from toska_mesh.gateway.trace import RequestIds, acceptable_id, continue_b3, continue_traceparent
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
 SPAN = b"b7ad6b7169203331"
@@ -88,7 +88,7 @@ def test_ids_of_clients(value: bytes, text: str) -> None:
 
 
 def test_new_ids_are_long_and_differ() -> None:
-    source = rng()
-    ids = {new_request_id(source) for _ in range(100)}
+    source = RequestIds(rng())
+    ids = {source.next() for _ in range(100)}
     assert len(ids) == 100
     assert {len(one) for one in ids} == {32}
