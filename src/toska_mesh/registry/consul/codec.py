@@ -73,11 +73,9 @@ def service_names(body: bytes) -> dict[ServiceName, tuple[str, ...]]:
     answer = parse_json(body, "catalog/services")
     if not isinstance(answer, dict):
         raise RegistryError("the registry's answer to catalog/services is no object")
-    return {
-        ServiceName(name): tuple(sorted(str(tag) for tag in tags or ()))
-        for name, tags in answer.items()
-        if name != CONSUL_SERVICE
-    }
+    answer.pop(CONSUL_SERVICE, None)
+    # Most services carry no tags, and this is done for all of them at every change.
+    return {ServiceName(name): tuple(sorted(map(str, tags))) if tags else () for name, tags in answer.items()}
 
 
 def service_reading(service: ServiceName, body: bytes) -> ServiceReading:

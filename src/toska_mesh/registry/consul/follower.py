@@ -182,8 +182,10 @@ class ConsulFollower:
             self._mark_dirty((*names, *(name for name in self._table.shown if name not in names)), woken_at)
             self._wake.set()
             return
-        changed = [name for name in names if before.get(name) != names[name]]
-        changed += [name for name in before if name not in names]
+        changed: list[ServiceName] = []
+        if names is not before:
+            changed += [name for name, tags in names.items() if before.get(name) != tags]
+            changed += [name for name in before if name not in names]
         self._mark_dirty(changed, woken_at)
         self._mark_dirty(self._touched_before(poll.index, woken_at), woken_at)
         self._sweeper.catalog_moved(poll.index, woken_at, is_explained=bool(changed))
