@@ -224,7 +224,11 @@ class ClientConnection(asyncio.Protocol):
             self._hold_early(data)
             return
         is_fresh = self._incoming is None and not self._in_head
-        if is_fresh and self._repeats_block(data):
+        try:
+            if is_fresh and self._repeats_block(data):
+                return
+        except Exception:
+            self._on_own_bug()
             return
         if len(data) > SLICE_BYTES and not self._rest and (self._is_choppy or self._incoming is None):
             data = self._slice(data)
@@ -252,8 +256,7 @@ class ClientConnection(asyncio.Protocol):
             return
         except HttpParserCallbackError as exc:
             if not isinstance(exc.__context__, _EnoughError):
-                log.exception("request_failed_inside", client=self.peer.address)
-                self._give_up()
+                self._on_own_bug()
             return
         except HttpParserError as exc:
             # What comes after a request with `Connection: close` is none of our business (RFC 9112 section 9.6).
@@ -752,8 +755,9 @@ class ClientConnection(asyncio.Protocol):
         elif incoming.phase not in (Phase.RELAYING, Phase.DONE):
             incoming.refuse(problem, why)
 
-    def _give_up(self) -> None:
-        """A bug of ours, not the client's mistake: the answer under way cannot be trusted, and what follows is lost."""
+    def _on_own_bug(self) -> None:
+        """Not the client's mistake: the answer under way cannot be trusted, and what follows is lost."""
+        log.exception("request_failed_inside", client=self.peer.address)
         self._is_broken = True
         self._in_head = False
         current = self._current
