@@ -1,11 +1,13 @@
 """`RouteTable`: all routed services at one moment, built from a snapshot of the catalog and the monitors' verdicts.
 
 A table is never changed; the gateway swaps it whole. What did not change is shared with the table before: the service
-objects (with the turn they are at) and the targets (with their load, breaker and pool). So the cost of a change is the
-cost of the services that changed, plus one look at every name.
+objects (with the turn they are at) and the targets (with their load, breaker and pool). What did not change is told by
+identity: a service whose tuple of instances and whose verdicts are those of the table before is not looked into. So the
+cost of a change is the cost of the services that changed, plus one glance at every tuple.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from random import Random
 from types import MappingProxyType
@@ -21,7 +23,7 @@ from toska_mesh.router.target import Target
 _NO_OBJECTIONS: Mapping[InstanceId, HealthStatus] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class RouteTable:
     """Look a service up with `services.get(lower_case_name)`, `by_bytes.get(path_segment)` or `service(name)`."""
 
@@ -40,6 +42,19 @@ class RouteTable:
     """Targets of the table before that this one no longer has: their pools can be closed once idle."""
     policy: RoutingPolicy
     rng: Random = field(repr=False)
+    _sources: "_Sources" = field(repr=False)
+    _before: "Callable[[], RouteTable | None]" = field(repr=False)
+    """The table that this one was made from, while somebody holds it."""
+    _changed: tuple[str, ...] = field(repr=False)
+
+    def changes_since(self, before: "RouteTable | None") -> tuple[str, ...]:
+        """Lower-case names of services that are new, gone or other objects than in `before`."""
+        if before is None:
+            return tuple(self.services)
+        if before is self._before():
+            return self._changed
+        names = (name for name, service in self.services.items() if before.services.get(name) is not service)
+        return (*names, *(name for name in before.services if name not in self.services))
 
     def service(self, name: str) -> Service | None:
         """Find a service by its name in any case."""
@@ -64,40 +79,50 @@ class RouteTable:
         """
         policy = policy or (previous.policy if previous is not None else RoutingPolicy())
         rng = rng or (previous.rng if previous is not None else Random())
-        before = previous.services if previous is not None else {}
+        before: Mapping[str, Service] = previous.services if previous is not None else {}
         is_same_policy = previous is not None and previous.policy == policy
-        unrouted: dict[str, str] = {}
-        services: dict[str, Service] = {}
+        if previous is not None and is_same_policy:
+            affected, sources = previous._sources.follow(snapshot.services, verdicts)
+            services, unrouted = dict(previous.services), dict(previous.unrouted)
+            by_bytes = dict(previous.by_bytes)
+            for folded in affected:
+                for name in previous._sources.groups.get(folded, ()):
+                    unrouted.pop(name, None)
+        else:
+            sources = _Sources(snapshot.services, verdicts, _fold(snapshot.services))
+            affected, services, unrouted, by_bytes = tuple(sources.groups), {}, {}, {}
+        changed: list[str] = []
         departed: list[Target] = []
 
-        for folded, names in _fold(snapshot.services).items():
-            if folded in policy.excluded:
-                unrouted.update((name, "excluded by the policy") for name in names)
-                continue
-            routed = [name for name in names if _is_routed(snapshot.services[name], policy)]
-            unrouted.update((name, _why_not(snapshot.services[name])) for name in names if name not in routed)
-            if not routed:
-                continue
-            name, warnings = _settle_rivals(routed, snapshot, unrouted)
-            objections = verdicts.services.get(name) or _NO_OBJECTIONS
-            inputs = ServiceInputs(name, snapshot.services[name], objections, verdicts.probed.get(name), warnings)
+        for folded in affected:
             old = before.get(folded)
+            inputs = _choose(folded, sources, policy, unrouted)
+            if inputs is None:
+                if old is not None:
+                    services.pop(folded, None)
+                    departed.extend(old.all_targets())
+                    changed.append(folded)
+                continue
             if old is not None and is_same_policy and old.has_inputs(inputs):
                 old.refresh(inputs)
-                services[folded] = old
                 continue
-            predecessor = old if old is not None and old.name == name else None
+            predecessor = old if old is not None and old.name == inputs.name else None
             service = Service(inputs, policy, predecessor, make_target, now, rng, is_first_table=previous is None)
             services[folded] = service
+            changed.append(folded)
             if old is not None:
                 remaining = set(service.all_targets())
                 departed.extend(target for target in old.all_targets() if target not in remaining)
+        if not is_same_policy:
+            gone = [folded for folded in before if folded not in sources.groups]
+            departed.extend(target for folded in gone for target in before[folded].all_targets())
+            changed += gone
 
-        for folded, old in before.items():
-            if folded not in services:
-                departed.extend(old.all_targets())
-        by_bytes = {folded.encode(): service for folded, service in services.items()}
-        by_bytes.update((service.name.encode(), service) for service in services.values())
+        for folded in changed:
+            _point(by_bytes, folded, services)
+            for service_before_or_now in (before.get(folded), services.get(folded)):
+                if service_before_or_now is not None:
+                    _point(by_bytes, service_before_or_now.name, services)
         return cls(
             version=previous.version + 1 if previous is not None else 1,
             catalog_version=snapshot.version,
@@ -107,6 +132,9 @@ class RouteTable:
             departed=tuple(departed),
             policy=policy,
             rng=rng,
+            _sources=sources,
+            _before=weakref.ref(previous) if previous is not None else _nothing,
+            _changed=tuple(changed),
         )
 
     def explain(self, now: float) -> dict[str, Any]:
@@ -119,11 +147,88 @@ class RouteTable:
         }
 
 
-def _fold(names: Iterable[ServiceName]) -> dict[str, list[ServiceName]]:
-    folded: dict[str, list[ServiceName]] = {}
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What a table was made from, kept so that the next one can tell what changed. Never altered."""
+
+    instances: Mapping[ServiceName, tuple[Instance, ...]]
+    verdicts: Verdicts
+    groups: Mapping[str, tuple[ServiceName, ...]]
+    """By name in lower case: the names that differ in nothing else."""
+
+    def follow(
+        self, instances: Mapping[ServiceName, tuple[Instance, ...]], verdicts: Verdicts
+    ) -> tuple[Iterable[str], "_Sources"]:
+        """Groups in which a name has come or gone, or has other instances or verdicts; and the new sources."""
+        before = self.instances
+        changed = {name: None for name, found in instances.items() if before.get(name) is not found}
+        come = [name for name in changed if name not in before]
+        gone = [name for name in before if name not in instances] if len(before) + len(come) != len(instances) else []
+        changed |= dict.fromkeys(gone)
+        if verdicts is not self.verdicts:
+            changed |= dict.fromkeys(_differing(self.verdicts.services, verdicts.services))
+            changed |= dict.fromkeys(_differing(self.verdicts.probed, verdicts.probed))
+        groups = self.groups
+        if come or gone:
+            groups = dict(groups)
+            for name in gone:
+                left = tuple(other for other in groups[name.lower()] if other != name)
+                if left:
+                    groups[name.lower()] = left
+                else:
+                    del groups[name.lower()]
+            for name in come:
+                groups[name.lower()] = (*groups.get(name.lower(), ()), name)
+        affected = dict.fromkeys(name.lower() for name in changed)
+        return affected, _Sources(instances, verdicts, groups)
+
+
+def _differing(before: Mapping[ServiceName, Any], after: Mapping[ServiceName, Any]) -> list[ServiceName]:
+    if before is after:
+        return []
+    differing = [name for name, value in after.items() if before.get(name) != value]
+    return differing + [name for name in before if name not in after]
+
+
+def _fold(names: Iterable[ServiceName]) -> dict[str, tuple[ServiceName, ...]]:
+    folded: dict[str, tuple[ServiceName, ...]] = {}
     for name in names:
-        folded.setdefault(name.lower(), []).append(name)
+        folded[name.lower()] = (*folded.get(name.lower(), ()), name)
     return folded
+
+
+def _choose(
+    folded: str, sources: _Sources, policy: RoutingPolicy, unrouted: MutableMapping[str, str]
+) -> ServiceInputs | None:
+    """What the service of this group is built from; None when none is routed. The others get their reason."""
+    names = sources.groups.get(folded, ())
+    instances = sources.instances
+    if folded in policy.excluded:
+        unrouted.update((name, "excluded by the policy") for name in names)
+        return None
+    routed = [name for name in names if _is_routed(instances[name], policy)]
+    unrouted.update((name, _why_not(instances[name])) for name in names if name not in routed)
+    if not routed:
+        return None
+    name, warnings = _settle_rivals(routed, instances, unrouted)
+    verdicts = sources.verdicts
+    objections = verdicts.services.get(name) or _NO_OBJECTIONS
+    return ServiceInputs(name, instances[name], objections, verdicts.probed.get(name), warnings)
+
+
+def _point(by_bytes: dict[bytes, Service], text: str, services: Mapping[str, Service]) -> None:
+    """Let a path segment lead to the service of this very spelling, else to the one whose folded name it is."""
+    service = services.get(text.lower())
+    if service is None or service.name != text:
+        service = services.get(text)
+    if service is not None:
+        by_bytes[text.encode()] = service
+    else:
+        by_bytes.pop(text.encode(), None)
 
 
 def _is_routed(instances: tuple[Instance, ...], policy: RoutingPolicy) -> bool:
@@ -137,12 +242,12 @@ def _why_not(instances: tuple[Instance, ...]) -> str:
 
 
 def _settle_rivals(
-    names: list[ServiceName], snapshot: CatalogSnapshot, unrouted: dict[str, str]
+    names: list[ServiceName], instances: Mapping[ServiceName, tuple[Instance, ...]], unrouted: MutableMapping[str, str]
 ) -> tuple[ServiceName, tuple[str, ...]]:
     """Of names that differ in case only, the one with the newest registration is routed."""
     if len(names) == 1:
         return names[0], ()
-    winner = max(names, key=lambda name: (max(map(registration_order, snapshot.services[name]), default=()), name))
+    winner = max(names, key=lambda name: (max(map(registration_order, instances[name]), default=()), name))
     losers = sorted(name for name in names if name != winner)
     unrouted.update((name, f"differs only in case from {winner!r}, which was registered last") for name in losers)
     others = ", ".join(map(repr, losers))

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -420,3 +422,91 @@ def test_a_subclass_of_target_is_made_once_for_each_instance() -> None:
 def test_a_policy_without_a_meaning_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         RoutingPolicy(**values)  # type: ignore[arg-type]
+
+
+OFF = RoutingPolicy(excluded=frozenset({"off"}), slow_start_seconds=0)
+EXPOSED = RoutingPolicy(excluded=frozenset({"off"}), slow_start_seconds=0, expose_all=True)
+
+one_instance = st.builds(
+    instance,
+    st.sampled_from(["a", "b", "c"]),
+    st.sampled_from([HealthStatus.HEALTHY, HealthStatus.UNHEALTHY]),
+    created=st.integers(1, 3),
+    is_member=st.booleans(),
+    lb_strategy=st.sampled_from(["RoundRobin", "Random", "nonsense"]),
+    port=st.integers(80, 81),
+)
+steps = st.lists(
+    st.tuples(
+        # Lower case of lower case is not always the same again, and some names have the lower case of another.
+        st.sampled_from(
+            ["orders", "Orders", "ORDERS", "pay", "off", "\u0391\u03a3", "\u03b1\u03c2", "\u0130", "i\u0307"]
+        ),
+        st.none() | st.lists(one_instance, max_size=3, unique_by=lambda one: one.id),
+        st.none() | st.dictionaries(st.sampled_from(["a", "b"]), st.just(HealthStatus.UNHEALTHY), max_size=2),
+        st.sampled_from([OFF, OFF, OFF, EXPOSED]),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+class TestIncrements:
+    @given(steps)
+    def test_a_table_made_from_the_one_before_is_the_one_made_from_nothing(
+        self,
+        steps: list[tuple[str, list[Instance] | None, dict[str, HealthStatus] | None, RoutingPolicy, bool]],
+    ) -> None:
+        """However services come, change, lose their rivals and go, and whether or not equal tuples are one object."""
+        services: dict[ServiceName, tuple[Instance, ...]] = {}
+        verdicts = Verdicts()
+        table = oldest = build(CatalogSnapshot({}, 1), policy=OFF)
+        for text, found, objections, policy, is_copied in steps:
+            name = ServiceName(text)
+            services = {key: (*value,) if is_copied else value for key, value in services.items()}
+            if found is None:
+                services.pop(name, None)
+            else:
+                services[name] = tuple(replace(one, service=name) for one in found)
+            if objections is not None:
+                found_by_id = {InstanceId(id): verdict for id, verdict in objections.items()}
+                verdicts = Verdicts({**verdicts.services, name: found_by_id}, {**verdicts.probed, name: 3})
+            catalog = CatalogSnapshot(services, table.catalog_version + 1)
+            before, table = table, build(catalog, table, 0.0, verdicts, policy)
+            scratch = build(catalog, None, 0.0, verdicts, policy)
+
+            assert {**table.explain(0.0), "version": 1} == scratch.explain(0.0)
+            assert {key: one.name for key, one in table.by_bytes.items()} == {
+                key: one.name for key, one in scratch.by_bytes.items()
+            }
+            assert all(table.services[one.name.lower()] is one for one in table.by_bytes.values())
+            assert set(table.departed) == all_targets(before) - all_targets(table)
+            assert len(set(table.departed)) == len(table.departed)
+            for earlier in (before, oldest):
+                assert sorted(table.changes_since(earlier)) == sorted(
+                    folded
+                    for folded in {*earlier.services, *table.services}
+                    if earlier.services.get(folded) is not table.services.get(folded)
+                )
+            assert set(table.changes_since(None)) == set(table.services)
+
+    def test_what_is_the_same_object_is_not_looked_into(self) -> None:
+        class Untouchable(tuple[Instance, ...]):
+            looks = 0
+
+            def __iter__(self) -> Iterator[Instance]:
+                type(self).looks += 1
+                return super().__iter__()
+
+        still = Untouchable([instance("a", service="still")])
+        name, other = ServiceName("still"), ServiceName("orders")
+        first = build(CatalogSnapshot({name: still, other: (instance("b"),)}, 1))
+        looks = Untouchable.looks
+        second = build(CatalogSnapshot({name: still, other: (instance("c"),)}, 2), first)
+        assert Untouchable.looks == looks > 0
+        assert second.services["still"] is first.services["still"]
+        assert second.changes_since(first) == ("orders",)
+
+
+def all_targets(table: RouteTable) -> set[Target]:
+    return {target for service in table.services.values() for target in service.all_targets()}
