@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+COMPILED := .venv-compiled
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
@@ -11,7 +12,7 @@ ARGS ?=
 PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=240
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit provision check format proto bench constraints clean
+.PHONY: help install run test test-compiled compiled test-unit provision check format proto bench constraints clean
 
 help: ## Print this list
 	@echo "make <target> [ARGS=...]"
@@ -33,6 +34,16 @@ run: install ## Run a whole mesh on this machine: registry, discovery, gateway, 
 
 test: install provision ## Run all tests against a real Consul and a real RabbitMQ (ARGS="-k name" ...)
 	@$(BIN)/python tools/run_tests.py $(ARGS)
+
+compiled: install ## Build .venv-compiled: the same package, its data path compiled by mypyc (needs a C compiler)
+	@test -x $(COMPILED)/bin/python || $(PYTHON) -m venv $(COMPILED)
+	@$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@rm -rf build
+	@TOSKA_MESH_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+
+test-compiled: compiled provision ## Run the tests of the data path against the compiled build
+	@$(COMPILED)/bin/python -m pytest -n 2 --dist loadfile tests/integration/gateway tests/unit/router tests/unit/resilience \
+		--ignore tests/integration/gateway/test_own_bugs.py $(ARGS)
 
 test-unit: install ## Run the unit tests: no servers, seconds; property tests with fewer examples than in `test`
 	@$(PYTEST) tests/unit --hypothesis-profile=quick $(ARGS)
@@ -62,5 +73,5 @@ constraints: ## Resolve pyproject.toml anew into constraints.txt (ARGS="--upgrad
 	@$(MAKE) --no-print-directory install
 
 clean: ## Remove .venv, caches and build results
-	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(COMPILED) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -464,7 +464,7 @@ class ClientConnection(asyncio.Protocol):
         unsent = self.transport.get_write_buffer_size() + unacknowledged_bytes(self.transport)
         if not 0 < unsent <= self._unsent - max(1.0, proxy.min_bytes_per_second * proxy.idle_timeout):
             return False
-        self._unsent = unsent
+        self._unsent = float(unsent)
         self.deadline = self.proxy.now + self.proxy.idle_timeout
         return True
 

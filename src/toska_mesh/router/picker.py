@@ -48,4 +48,5 @@ class NobodyPicker:
     def pick(self, now: float, key: str | None = None, tried: Collection[Target] = ()) -> Target | None:
         return None
 
-    pick_ramping = pick
+    def pick_ramping(self, now: float, key: str | None = None, tried: Collection[Target] = ()) -> Target | None:
+        return None

@@ -9,6 +9,8 @@ Owners: the table's build writes `instance`, `weight` and the ramp; whoever send
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from toska_mesh.model import Instance
 
 NEVER: Final = float("-inf")
@@ -16,6 +18,7 @@ SMALLEST_SHARE: Final = 0.1
 """A new instance begins with a tenth of a full turn: enough to warm caches, too little to hurt (as in Envoy)."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # in a compiled build too others add their own state
 class Target:
     """One instance as the balancer sees it. Compared by identity; a new endpoint or id is a new target."""
 
