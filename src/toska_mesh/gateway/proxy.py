@@ -12,7 +12,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from toska_mesh.gateway import problems
@@ -153,6 +153,8 @@ class Proxy(CoarseClock):
         own = split_service(DASHBOARD.encode(), self._prefix_bytes)
         self._own_segment = own[0] if own is not None else b""
         self.path_routes: PathRoutes | None = None
+        self._particular: Mapping[str, Service] = {}
+        """Services whose metadata asks for something, by name in lower case."""
         self._with_paths: list[Service] = []
         self._expose_all = settings.expose == "all"
         self._route_limits = route_limits
@@ -376,39 +378,61 @@ class Proxy(CoarseClock):
 
     def use_table(self, table: RouteTable) -> None:
         """Swap the table. What runs goes on; pools of departed instances are closed."""
-        self._decide_policies(table)
-        previous, self.table = self.table, table
+        previous, changes = self.table, table.changes_since(self.table)
+        self._decide_policies(table, changes)
+        self.table = table
         for target in table.departed:
             if isinstance(target, Upstream):
                 target.leave()
                 if target.in_flight:
                     self._departed.append(target)
-        self._upstreams = [
-            target
-            for service in table.services.values()
-            for target in service.all_targets()
-            if isinstance(target, Upstream)
-        ]
-        if previous is not None and previous.services.keys() != table.services.keys():
-            for name in previous.services.keys() - table.services.keys():
+        self._note_upstreams(previous, table, changes)
+        gone = [name for name in changes if name not in table.services]
+        if previous is not None and (gone or any(name not in previous.services for name in changes)):
+            for name in gone:
                 self._latencies.pop(previous.services[name].name, None)
             self.stats.keep_only({service.name for service in table.services.values()})
 
-    def _decide_policies(self, table: RouteTable) -> None:
+    def _note_upstreams(self, previous: RouteTable | None, table: RouteTable, changes: Iterable[str]) -> None:
+        """Add those that came to the old list and drop those that left."""
+        come: list[Upstream] = []
+        gone: set[Target] = set()
+        for name in changes:
+            old = previous.services.get(name) if previous is not None else None
+            new = table.services.get(name)
+            before = set(old.all_targets()) if old is not None else set()
+            after = new.all_targets() if new is not None else ()
+            come += [target for target in after if target not in before and isinstance(target, Upstream)]
+            gone |= before.difference(after)
+        known = self._upstreams if previous is not None else []
+        if gone:
+            known = [upstream for upstream in known if upstream not in gone]
+        self._upstreams = known + come
+
+    def _decide_policies(self, table: RouteTable, changes: Iterable[str]) -> None:
         """For services that are new in this table; then what follows from the policies of all."""
-        has_public = has_special = False
+        particular = dict(self._particular) if self.table is not None else {}
+        for name in changes:
+            service = table.services.get(name)
+            if service is not None and service.policy is None:
+                service.policy = self._decide_policy(service)
+            if service is not None and service.policy is not self.operator.default:
+                particular[name] = service
+            else:
+                particular.pop(name, None)
+        self._particular = particular
+        has_public = False
+        special: list[Service] = []
         with_paths: list[Service] = []
         unrouted = self.operator.default
-        for service in table.services.values():
-            policy: RoutePolicy | None = service.policy
-            if policy is None:
-                policy = service.policy = self._decide_policy(service)
+        for service in particular.values():
+            policy: RoutePolicy = service.policy
             if policy.paths:
                 with_paths.append(service)
             if policy.is_public:
                 has_public = True
             if policy.is_special:
-                has_special = True
+                special.append(service)
             if policy.largest_request_bytes > unrouted.largest_request_bytes:
                 unrouted = policy
         self._has_public_routes = has_public
@@ -417,12 +441,14 @@ class Proxy(CoarseClock):
         self.unrouted = unrouted
         if unrouted is not self.operator.default:
             self._plain = {}
-        elif has_special or self._own_segment in table.by_bytes:
-            self._plain = {
-                name: service
-                for name, service in table.by_bytes.items()
-                if not service.policy.is_special and name != self._own_segment
-            }
+        elif special or self._own_segment in table.by_bytes:
+            plain = dict(table.by_bytes)
+            plain.pop(self._own_segment, None)
+            for service in special:
+                for segment in (service.name.encode(), service.name.lower().encode()):
+                    if plain.get(segment) is service:
+                        del plain[segment]
+            self._plain = plain
         else:
             self._plain = table.by_bytes
         if with_paths != self._with_paths:

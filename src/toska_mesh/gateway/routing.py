@@ -4,6 +4,7 @@ Owner of the route table; the proxy only reads it.
 """
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Never
 
@@ -32,6 +33,8 @@ class Routing:
         self.verdicts: Latest[Verdicts] = Latest()
         self.has_table = asyncio.Event()
         self._table: RouteTable | None = None
+        self._told: RouteTable | None = None
+        """The last table that the log knows about."""
         self._refreshed: tuple[float, float] | None = None
         self._in_panic: frozenset[str] = frozenset()
         self._was_stale = False
@@ -72,9 +75,9 @@ class Routing:
 
     def _build_and_use(self, snapshot: CatalogSnapshot, verdicts: Verdicts) -> None:
         proxy = self._proxy
-        before = self._table
+        began = time.thread_time()
         table = RouteTable.build(
-            snapshot, verdicts, self._policy, before, proxy.make_upstream, proxy.clock(), proxy.rng
+            snapshot, verdicts, self._policy, self._table, proxy.make_upstream, proxy.clock(), proxy.rng
         )
         self._table = table
         proxy.use_table(table)
@@ -84,7 +87,9 @@ class Routing:
             proxy.stats.observe_freshness(duration + proxy.clock() - published_at)
             self._refreshed = None
         self._say_health(snapshot)
+        before, self._told = self._told, table
         self._log_difference(before, table)
+        proxy.stats.observe_build(time.thread_time() - began)
 
     def _say_health(self, snapshot: CatalogSnapshot) -> None:
         if snapshot.is_stale:
@@ -102,12 +107,13 @@ class Routing:
 
     def _log_difference(self, before: RouteTable | None, after: RouteTable) -> None:
         known = before.services if before is not None else {}
-        added = sorted(after.services.keys() - known.keys())
-        removed = sorted(known.keys() - after.services.keys())
+        changes = after.changes_since(before)
+        added = sorted(name for name in changes if name not in known)
+        removed = sorted(name for name in changes if name not in after.services)
         changed = [
             f"{service.name}: {len(service.targets)} of {len(service.everything)} eligible"
-            for name, service in after.services.items()
-            if name in known and known[name] is not service
+            for name in changes
+            if name in known and (service := after.services.get(name)) is not None
         ]
         if added or removed or changed:
             log.info(
@@ -118,7 +124,7 @@ class Routing:
                 removed=removed[:MAX_LOGGED_NAMES],
                 changed=changed[:MAX_LOGGED_NAMES],
             )
-        in_panic = frozenset(name for name, service in after.services.items() if service.in_panic)
+        in_panic = {name for name in changes if name in after.services and after.services[name].in_panic}
         for name in sorted(in_panic - self._in_panic):
             log.warning("verdicts_not_believed", service=name, reason="most instances judged unhealthy at once")
-        self._in_panic = in_panic
+        self._in_panic = self._in_panic.difference(changes) | in_panic

@@ -73,6 +73,8 @@ class GatewayStats(Collector):
         """Of the access log, when there is one."""
         self.freshness_buckets = [0] * (len(LATENCY_BUCKETS) + 1)
         self.freshness_seconds = 0.0
+        self.build_buckets = [0] * (len(LATENCY_BUCKETS) + 1)
+        self.build_seconds = 0.0
 
     def of(self, service: str) -> ServiceStats:
         stats = self.services.get(service)
@@ -91,6 +93,11 @@ class GatewayStats(Collector):
         """From the registry's wake-up to a table that is in use."""
         self.freshness_buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
         self.freshness_seconds += seconds
+
+    def observe_build(self, seconds: float) -> None:
+        """CPU time of one change: as long as that, no request went on."""
+        self.build_buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.build_seconds += seconds
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         requests = CounterMetricFamily(
@@ -148,6 +155,11 @@ class GatewayStats(Collector):
         )
         freshness.add_metric([], cumulative(self.freshness_buckets), self.freshness_seconds)
         yield freshness
+        builds = HistogramMetricFamily(
+            "toska_gateway_table_build_seconds", "CPU time that making a table and taking it into use took."
+        )
+        builds.add_metric([], cumulative(self.build_buckets), self.build_seconds)
+        yield builds
         for gauge, (text, value) in self._gauges().items():
             yield GaugeMetricFamily(gauge, text, value=value)
 

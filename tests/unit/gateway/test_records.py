@@ -56,6 +56,8 @@ def test_metrics() -> None:
     stats.of('odd"name').observe(200, 0.0, "ok", 0, 0)
     stats.breaker_changes["orders", "open"] += 1
     stats.observe_freshness(0.02)
+    stats.observe_build(0.25)
+    stats.observe_build(0.5)
     registry = CollectorRegistry()
     registry.register(stats)
     text = generate_latest(registry).decode()
@@ -68,6 +70,8 @@ def test_metrics() -> None:
         'toska_gateway_response_bytes_total{service="orders"} 6.0',
         'toska_gateway_breaker_changes_total{service="orders",state="open"} 1.0',
         "toska_gateway_table_freshness_seconds_count 1.0",
+        "toska_gateway_table_build_seconds_count 2.0",
+        "toska_gateway_table_build_seconds_sum 0.75",
         "toska_gateway_services 2.0",
         'service="odd\\"name"',
     ):
