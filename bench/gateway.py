@@ -15,13 +15,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.support.contestants import PEERS, Backend, Envoy, Pinned, PinnedRegistry, Toska, register, versions
+from bench.support.contestants import (
+    PEERS,
+    Backend,
+    Envoy,
+    Pinned,
+    PinnedRegistry,
+    Toska,
+    compiled_gateway,
+    register,
+    versions,
+)
 from bench.support.results import save
 from bench.support.rounds import interleave, medians, prepare, ratio
 from bench.support.tokens import authorizations
 from bench.support.wrk import NEW_CONNECTIONS, NINE_HEADERS, POST, REPORT, in_turn, wrk
 
-ALL = ("toska", *PEERS)
+COMPILED = " compiled"
+"""Our gateway with its data path compiled: the same sources, an optional build (`make compiled`)."""
+ALL = ("toska", f"toska{COMPILED}", *PEERS)
 CHECKED = " with JWT"
 """What the names of contestants that check tokens end with."""
 UNCHECKED = " with JWT unchecked"
@@ -124,7 +136,8 @@ def _start(stack: ExitStack, names: set[str], cases: Mapping[str, Case]) -> dict
         if name.endswith(UNCHECKED):
             contestants[name] = contestants[kind]
         elif kind == "toska":
-            contestants[name] = stack.enter_context(Toska(registry, checks_tokens=checks))
+            program = compiled_gateway() if name.endswith(COMPILED) else ""
+            contestants[name] = stack.enter_context(Toska(registry, checks_tokens=checks, program=program))
         elif checks:
             contestants[name] = stack.enter_context(Envoy(backend, checks_tokens=True))
         else:
@@ -149,7 +162,8 @@ def table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list
     ]  # fmt: skip
     for case, by_name in figures.items():
         for name, one in by_name.items():
-            ours = by_name.get(f"toska{name.removeprefix(name.partition(' ')[0])}", {})
+            kind = name.partition(" ")[0]
+            ours = by_name.get("toska" if name.endswith(COMPILED) else f"toska{name.removeprefix(kind)}", {})
             quotient = f"{ratio(ours, one, 'requests_per_second'):.2f}" if ours and one is not ours else ""
             rows.append(
                 [

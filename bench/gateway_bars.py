@@ -68,8 +68,10 @@ def largest(*paths: Sequence[str]) -> Callable[[Reports], float]:
     return lambda reports: max(float(figure(reports, *path)) for path in paths)
 
 
-def against(case: Sequence[str], peer: str, key: str = "requests_per_second") -> Callable[[Reports], float]:
-    return quotient((*case, "toska", key), (*case, peer, key))
+def against(
+    case: Sequence[str], peer: str, key: str = "requests_per_second", ours: str = "toska"
+) -> Callable[[Reports], float]:
+    return quotient((*case, ours, key), (*case, peer, key))
 
 
 def checked(case: Sequence[str]) -> Callable[[Reports], float]:
@@ -98,8 +100,10 @@ def scaling(reports: Reports) -> float:
 BARS: tuple[Bar, ...] = (
     Bar("small GET: requests per second and core, toska ÷ Envoy", 1.5, against(SMALL_GET, "envoy")),
     Bar("the same, aim", 2.0, against(SMALL_GET, "envoy"), is_aim=True),
+    Bar("the same with the compiled build, aim", 2.0, against(SMALL_GET, "envoy", ours="toska compiled"), is_aim=True),
     Bar("small GET: toska ÷ Caddy", 1.5, against(SMALL_GET, "caddy")),
     Bar("small GET: toska ÷ nginx, aim", 0.6, against(SMALL_GET, "nginx"), is_aim=True),
+    Bar("the same with the compiled build, aim", 0.6, against(SMALL_GET, "nginx", ours="toska compiled"), is_aim=True),
     Bar("small GET: with JWT ÷ without, one client per connection", 0.85, checked(ONE_TOKEN)),
     Bar("small GET: with JWT ÷ without, 100 clients mixed on all connections", 0.85, checked(MANY_TOKENS)),
     Bar(

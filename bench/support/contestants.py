@@ -349,9 +349,11 @@ class Toska(Pinned):
         registry: RegistryServer,
         cores: Sequence[int] = (PROXY_CORE,),
         checks_tokens: bool = False,
+        program: str = "",
         **settings: str,
     ) -> None:
         super().__init__("toska", *cores)
+        self._program = program or str(Path(sys.executable).with_name("toska-gateway"))
         self._registry = registry
         self._settings = dict(settings)
         self.admin_port = free_port()
@@ -375,7 +377,14 @@ class Toska(Pinned):
         }
 
     def arguments(self) -> Sequence[str]:
-        return [str(Path(sys.executable).with_name("toska-gateway"))]
+        return [self._program]
+
+
+def compiled_gateway() -> str:
+    """The gateway of the compiled build, made anew from the present sources (needs a C compiler)."""
+    root = Path(__file__).resolve().parent.parent.parent
+    subprocess.run(["make", "--no-print-directory", "compiled"], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    return str(root / ".venv-compiled/bin/toska-gateway")
 
 
 def registration(service: str, instance: str, address: str, port: int, **metadata: str) -> dict[str, object]:
