@@ -4,7 +4,6 @@ Owner of the route table; the proxy only reads it.
 """
 
 import asyncio
-import time
 from datetime import UTC, datetime
 from typing import Never
 
@@ -75,7 +74,7 @@ class Routing:
 
     def _build_and_use(self, snapshot: CatalogSnapshot, verdicts: Verdicts) -> None:
         proxy = self._proxy
-        began = time.thread_time()
+        began = proxy.clock()
         table = RouteTable.build(
             snapshot, verdicts, self._policy, self._table, proxy.make_upstream, proxy.clock(), proxy.rng
         )
@@ -89,7 +88,7 @@ class Routing:
         self._say_health(snapshot)
         before, self._told = self._told, table
         self._log_difference(before, table)
-        proxy.stats.observe_build(time.thread_time() - began)
+        proxy.stats.observe_build(proxy.clock() - began)
 
     def _say_health(self, snapshot: CatalogSnapshot) -> None:
         if snapshot.is_stale:

@@ -95,7 +95,7 @@ class GatewayStats(Collector):
         self.freshness_seconds += seconds
 
     def observe_build(self, seconds: float) -> None:
-        """CPU time of one change: as long as that, no request went on."""
+        """Of one change, all of it on the event loop: so long no request went on."""
         self.build_buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
         self.build_seconds += seconds
 
@@ -156,7 +156,7 @@ class GatewayStats(Collector):
         freshness.add_metric([], cumulative(self.freshness_buckets), self.freshness_seconds)
         yield freshness
         builds = HistogramMetricFamily(
-            "toska_gateway_table_build_seconds", "CPU time that making a table and taking it into use took."
+            "toska_gateway_table_build_seconds", "How long making a table and taking it into use held the event loop."
         )
         builds.add_metric([], cumulative(self.build_buckets), self.build_seconds)
         yield builds
