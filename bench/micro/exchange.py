@@ -13,6 +13,8 @@ import gc
 import os
 import pstats
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import uvloop
@@ -67,11 +69,14 @@ class CountingTransport(asyncio.Transport):
     def abort(self) -> None: ...
 
 
-async def run(requests: int, profile: bool) -> None:
+@asynccontextmanager
+async def relaying() -> AsyncIterator[tuple[Callable[[int], None], CountingTransport]]:
+    """Gives what relays so many requests, and the transport that their answers go to."""
     settings = GatewaySettings(rate_limit_permits=10**9)
     sink = os.open(os.devnull, os.O_WRONLY)
+    writer = LineWriter(sink)
     async with asyncio.TaskGroup() as tasks:
-        proxy = Proxy(settings, tasks, access_log=AccessLog(LineWriter(sink)))
+        proxy = Proxy(settings, tasks, access_log=AccessLog(writer))
         proxy.local = health_handlers(Health())
         name = ServiceName("hello")
         instance = Instance(
@@ -79,31 +84,41 @@ async def run(requests: int, profile: bool) -> None:
         )
         proxy.use_table(RouteTable.build(CatalogSnapshot({name: (instance,)}), make_target=proxy.make_upstream))
         client = ClientConnection(proxy)
-        client.connection_made(CountingTransport())
+        to_client = CountingTransport()
+        client.connection_made(to_client)
         (upstream,) = proxy.upstreams()
         connection = UpstreamConnection(upstream, proxy)
         connection.connection_made(CountingTransport())
         upstream.give_back(connection, proxy.clock())
         feed, answer = client.data_received, connection.data_received
 
-        def loop(count: int) -> None:
+        def relay(count: int) -> None:
             for _ in range(count):
                 feed(REQUEST)
                 answer(RESPONSE)
 
-        loop(1000)
+        try:
+            yield relay, to_client
+        finally:
+            writer.close()
+            os.close(sink)
+
+
+async def run(requests: int, profile: bool) -> None:
+    async with relaying() as (relay, to_client):
+        relay(1000)
         gc.collect()
         gc.freeze()
         profiler = cProfile.Profile() if profile else None
         if profiler:
             profiler.enable()
         began = time.process_time()
-        loop(requests)
+        relay(requests)
         spent = time.process_time() - began
         if profiler:
             profiler.disable()
             pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
-        sent = client.transport.written / (requests + 1000)  # type: ignore[attr-defined]
+        sent = to_client.written / (requests + 1000)
         print(f"{spent / requests * 1e6:.2f} µs of CPU per request, {sent:.0f} bytes to the client each")
 
 
