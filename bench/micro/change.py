@@ -24,6 +24,7 @@ from tests.support.virtual_loop import run_virtual
 
 from toska_mesh.admin import Health
 from toska_mesh.gateway.accesslog import AccessLog
+from toska_mesh.gateway.garbage import CalmCollector
 from toska_mesh.gateway.proxy import Proxy
 from toska_mesh.gateway.routing import Routing
 from toska_mesh.gateway.settings import GatewaySettings
@@ -187,7 +188,8 @@ async def run(arguments: argparse.Namespace) -> None:
     tasks = asyncio.TaskGroup()
     async with tasks:
         proxy = Proxy(GatewaySettings(), tasks, access_log=AccessLog(LineWriter(sink)))
-        routing = Routing(proxy, RoutingPolicy(), Health())
+        collector = None if arguments.busy_collector else CalmCollector()
+        routing = Routing(proxy, RoutingPolicy(), Health(), collector)
         follower = ConsulFollower(registry, on_refresh=routing.on_refresh, on_trouble=routing.on_trouble)
         routing.verdicts.set(NO_VERDICTS)
         running = [
@@ -239,6 +241,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--pauses", action="store_true", help="measure the garbage collector's pauses too")
+    parser.add_argument("--busy-collector", action="store_true", help="leave the collector as Python sets it up")
     arguments = parser.parse_args()
     run_virtual(lambda: run(arguments))
 

@@ -20,6 +20,7 @@ from toska_mesh.gateway.admission import raise_descriptor_limit
 from toska_mesh.gateway.auth import Keys, KeySetFetcher, TokenChecker, static_keys
 from toska_mesh.gateway.client import ClientConnection
 from toska_mesh.gateway.dashboard import PREFIX, Dashboard
+from toska_mesh.gateway.garbage import CalmCollector
 from toska_mesh.gateway.listener import Listener, upstream_tls
 from toska_mesh.gateway.local import health_handlers
 from toska_mesh.gateway.proxy import Proxy
@@ -102,6 +103,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             proxy,
             RoutingPolicy(expose_all=settings.expose == "all", slow_start_seconds=settings.slow_start_seconds),
             health,
+            CalmCollector(),
         )
         follower = ConsulFollower(
             consul,

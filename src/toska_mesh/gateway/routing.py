@@ -9,6 +9,7 @@ from typing import Never
 
 from toska_mesh.admin import Health, HealthState
 from toska_mesh.aio import Latest
+from toska_mesh.gateway.garbage import CalmCollector
 from toska_mesh.gateway.proxy import Proxy
 from toska_mesh.model import NO_VERDICTS, CatalogSnapshot, Verdicts
 from toska_mesh.registry.api import RefreshReport
@@ -24,10 +25,13 @@ log = event_log("gateway.routes")
 class Routing:
     """Keeps `proxy.table` at the newest catalog and verdicts."""
 
-    def __init__(self, proxy: Proxy, policy: RoutingPolicy, health: Health) -> None:
+    def __init__(
+        self, proxy: Proxy, policy: RoutingPolicy, health: Health, collector: CalmCollector | None = None
+    ) -> None:
         self._proxy = proxy
         self._policy = policy
         self._health = health
+        self._collector = collector
         self.catalog: Latest[CatalogSnapshot] = Latest()
         self.verdicts: Latest[Verdicts] = Latest()
         self.has_table = asyncio.Event()
@@ -89,6 +93,8 @@ class Routing:
         before, self._told = self._told, table
         self._log_difference(before, table)
         proxy.stats.observe_build(proxy.clock() - began)
+        if self._collector is not None:
+            self._collector.table_in_use(len(proxy.upstreams()))
 
     def _say_health(self, snapshot: CatalogSnapshot) -> None:
         if snapshot.is_stale:
