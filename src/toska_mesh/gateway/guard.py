@@ -222,7 +222,8 @@ class Guard:
                 )
                 transport.write(f"{request}User-Agent: toska-gateway\r\nConnection: close\r\n\r\n".encode("latin-1"))
                 return (await reader.readexactly(7)) == b"HTTP/1."
-        except (DialError, OSError, TimeoutError, UnicodeError, asyncio.IncompleteReadError):
+        except (DialError, OSError, TimeoutError, UnicodeError, RuntimeError, asyncio.IncompleteReadError):
+            # RuntimeError: what uvloop says of a write to a connection that has just been lost.
             return False  # UnicodeError: the registry may hold names that are none
         finally:
             if transport is not None:
