@@ -33,6 +33,8 @@ from toska_mesh.registry.consul.table import CatalogTable
 from toska_mesh.telemetry import event_log
 
 _TOUCHED_SECONDS = 1.0
+_RECEIVING_SECONDS_PER_BYTE = 4e-9
+"""About twice what an answer costs before it is here: 3 ms for 2,000 checks, so that it takes a third of the time."""
 log = event_log("registry")
 
 
@@ -154,8 +156,9 @@ class ConsulFollower:
                 continue
             backoff.succeeded()
             self._works(source)
-            # A list so large that it takes long to compare is asked for less often in a storm of changes.
-            await asyncio.sleep(max(self._options.pause_seconds, min(1.0, loop.time() - woken_at)))
+            # A list so large that it takes long to receive and compare is asked for less often in a storm of changes.
+            work_seconds = loop.time() - woken_at + len(poll.body) * _RECEIVING_SECONDS_PER_BYTE
+            await asyncio.sleep(max(self._options.pause_seconds, min(1.0, work_seconds)))
 
     async def _take_checks(self, poll: Poll, woken_at: float) -> None:
         owners = await changed_checks(self._known_checks, poll.body)
