@@ -103,15 +103,24 @@ async def changed_checks(known: PieceSet, body: bytes) -> set[CheckOwner]:
     Raises RegistryError when the body is no list of checks; `known` then stays as it was.
     """
     added, removed = await _difference(known, _CHECKS, body)
-    return {
-        CheckOwner(str(check.get("Node") or ""), str(check.get("ServiceName") or "")) for check in chain(added, removed)
-    }
+    owners = set()
+    for count, check in enumerate(chain(added, removed), 1):
+        owners.add(CheckOwner(str(check.get("Node") or ""), str(check.get("ServiceName") or "")))
+        if count % _SLICE_PIECES == 0:
+            await asyncio.sleep(0)
+    return owners
 
 
 async def changed_services(known: PieceSet, node: str, body: bytes) -> tuple[set[ServiceMark], set[ServiceMark]]:
     """Compare `catalog/node/<node>` with the answer before; give the marks added and those removed."""
     added, removed = await _difference(known, _NODE, body)
-    return {_mark_of(node, entry) for entry in added}, {_mark_of(node, entry) for entry in removed}
+    marks: tuple[set[ServiceMark], set[ServiceMark]] = (set(), set())
+    for entries, found in zip((added, removed), marks, strict=True):
+        for count, entry in enumerate(entries, 1):
+            found.add(_mark_of(node, entry))
+            if count % _SLICE_PIECES == 0:
+                await asyncio.sleep(0)
+    return marks
 
 
 def _mark_of(node: str, entry: dict[str, Any]) -> ServiceMark:
@@ -150,8 +159,17 @@ async def _compare(endpoint: _Endpoint, old: _Answer, new: _Answer) -> tuple[set
         added = await _cut(endpoint, new, new.start, len(new.body))
         removed = await _cut(endpoint, old, old.start, len(old.body))
     # What merely stands elsewhere, or beside something else, was found on both sides.
-    after, before = set(added), set(removed)
+    after, before = await _as_set(added), await _as_set(removed)
     return after - before, before - after
+
+
+async def _as_set(pieces: list[bytes]) -> set[bytes]:
+    found: set[bytes] = set()
+    for start in range(0, len(pieces), _SLICE_PIECES):
+        found.update(pieces[start : start + _SLICE_PIECES])
+        if len(pieces) > _SLICE_PIECES:
+            await asyncio.sleep(0)
+    return found
 
 
 async def _walk(endpoint: _Endpoint, old: _Answer, new: _Answer) -> tuple[list[bytes], list[bytes]]:
