@@ -98,6 +98,7 @@ def test_however_much_changed_and_moved_it_is_found(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(difference, "_NEAR_BYTES", limits[0])
         patch.setattr(difference, "_MAX_LOST", limits[1])
+        patch.setattr(difference, "_MAX_STEPS", 10 * limits[1])
         patch.setattr(difference, "_SMALL_STEP", 16)
         patch.setattr(difference, "_LARGE_STEP", 64)
         found = run_virtual(run)

@@ -31,6 +31,8 @@ _SLICE_BYTES = 1 << 20
 """Equal bytes passed over between two breaths: some 0.1 ms."""
 _NEAR_BYTES = 1 << 15
 """How far on an object is looked for that does not stand where it stood: some 80 objects."""
+_MAX_STEPS = 500
+"""After so many differences the rest is cut and compared as sets: where nearly all differs that is cheaper."""
 _MAX_LOST = 20
 """After so many that were not found, all that follows is cut and compared as sets."""
 _LIST_HEAD = re.compile(rb'\s*\[(\s*\{\s*"[^"\\]{1,64}"\s*:)')
@@ -206,6 +208,8 @@ async def _walk(endpoint: _Endpoint, old: _Answer, new: _Answer) -> tuple[list[b
             removed.append(old_piece)
         there, here = old_next, new_next
         steps += 1
+        if steps == _MAX_STEPS:
+            break
         if steps % _SLICE_WALK == 0:
             await asyncio.sleep(0)
     added += await _cut(endpoint, new, here, len(after))
