@@ -52,6 +52,8 @@ CREDIT_PER_BODY_BYTE = 3
 LONGEST_LOOK_SECONDS = 1.0
 """Longer since the last look means that the gateway stood still, which no client is blamed for."""
 
+_END_OF_HEAD = b"\r\n\r\n"
+
 log = event_log("gateway.client")
 
 _BAD_LINE = "the first line is not that of an HTTP/1.1 or HTTP/1.0 request (RFC 9112 section 3)"
@@ -581,16 +583,18 @@ class ClientConnection(asyncio.Protocol):
     def _keep_block(self, data: bytes, line: re.Match[bytes]) -> None:
         """Remember the header block of a request that came in one read and alone, to know it again."""
         block = self._block
-        if block is None or self._incoming is not None or self._in_head or self._is_broken or block.has_body:
+        if block is None or self._incoming is not None or self._in_head or self._is_broken or not block.is_repeatable:
             return
-        is_plain = block.refusal is None and block.upgrade is None and block.is_11
-        if is_plain and data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1:
-            self._block_bytes = data[line.end() :]
+        end = data.find(_END_OF_HEAD, line.end() - 2) + len(_END_OF_HEAD)
+        # Were there another request behind the first, its head would stand between the two as well.
+        if len(data) - end == block.body_bytes:
+            self._block_bytes = data[line.end() : end]
             self.proxy.known_blocks.keep(self._block_bytes, block)
 
     def _repeats_block(self, data: bytes) -> bool:
         """Take a request whose header block is, byte for byte, one that came before, mostly here, else elsewhere.
 
+        Its body, if any, has to have come with it.
         The parser would come to the same result: the block is the same, and the first line has only what it accepts.
         """
         proxy = self.proxy
@@ -600,13 +604,16 @@ class ClientConnection(asyncio.Protocol):
         block_bytes, block = self._block_bytes, self._block
         is_last = len(data) == line.end() + len(block_bytes) and data.endswith(block_bytes)
         if not is_last or block is None or not block_bytes:
-            block_bytes = data[line.end() :]
+            end = data.find(_END_OF_HEAD, line.end() - 2) + len(_END_OF_HEAD)
+            block_bytes = data[line.end() : end]
             block = proxy.known_blocks.find(block_bytes)
-            if block is None:
+            if block is None or len(data) - end != block.body_bytes:
                 return False
             self._block_bytes, self._block = block_bytes, block
         method, target = line.groups()
         exchange = Exchange(proxy, self, make_head(method, target, block, self.peer, proxy.new_ids), proxy.clock())
+        if block.has_body:
+            exchange.take_whole_body(data[-block.body_bytes :])
         exchange.request_complete = True
         self.deadline = NEVER
         if exchange.head.refusal is not None:

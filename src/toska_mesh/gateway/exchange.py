@@ -359,6 +359,11 @@ class Exchange:
 
     # -- the request's body (called by the client connection)
 
+    def take_whole_body(self, body: bytes) -> None:
+        """The body came with its head; called before anything is decided about the request."""
+        self.bytes_in = self._body_bytes = len(body)
+        self._body = [body]
+
     def on_request_data(self, data: bytes) -> None:
         """A part of the request's body."""
         self.bytes_in += len(data)

@@ -128,6 +128,22 @@ class HeaderBlock:
         self.b3: list[tuple[bytes, bytes]] = []
         self.refusal: tuple[Problem, str] | None = None
 
+    @property
+    def body_bytes(self) -> int:
+        """How long the body is; 0 when there is none. Not for chunked ones."""
+        return self.content_length if self.has_body else 0
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether another request with the same block means the same, and nothing about it waits for anything."""
+        return (
+            self.refusal is None
+            and self.upgrade is None
+            and self.is_11
+            and not self.is_chunked
+            and not self.expects_continue
+        )
+
 
 MAX_KNOWN_BLOCKS = 1024
 MAX_KNOWN_BLOCK_BYTES = 2048

@@ -4,7 +4,7 @@ import asyncio
 import re
 
 import pytest
-from tests.integration.gateway.harness import Backend, Caller, Message, TruncatedError, running_gateway
+from tests.integration.gateway.harness import OK, Backend, Caller, Message, TruncatedError, running_gateway
 
 from toska_mesh.gateway.request import MAX_KNOWN_BLOCK_BYTES, MAX_KNOWN_BLOCKS, HeaderBlock
 
@@ -250,3 +250,48 @@ async def test_a_first_line_that_comes_alone_is_not_taken_for_a_request() -> Non
             client.send(BLOCK)
             assert (await client.answer()).status == 200
     assert len(backend.requests) == 6
+
+
+def post(body: bytes, method: bytes = b"POST", target: bytes = b"/api/orders/x") -> bytes:
+    return request(target, method, b"Content-Length: %d\r\n" % len(body) + BLOCK) + body
+
+
+async def test_a_known_block_may_have_a_body_that_comes_with_it() -> None:
+    bodies = [b"first", b"other", b"\r\n\r\nx", b"final"]
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        for body in bodies:
+            assert (await client.ask(post(body))).status == 200
+        assert len(gateway.proxy.known_blocks) == 1
+    assert [seen.body for seen in backend.requests] == bodies
+    assert {seen.start for seen in backend.requests} == {"POST /x HTTP/1.1"}
+    assert backend.connections == 1
+
+
+async def test_a_body_that_comes_later_or_with_more_behind_it_is_read_as_ever() -> None:
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        await client.ask(post(b"first"))
+        client.send(post(b"later")[:-2])
+        await asyncio.sleep(0.05)
+        client.send(b"er")
+        assert (await client.answer()).status == 200
+        client.send(post(b"three") + post(b"fours") + request())
+        assert [(await client.answer()).status for _ in range(3)] == [200, 200, 200]
+        assert (await client.ask(post(b"after"))).status == 200
+    assert [seen.body for seen in backend.requests] == [b"first", b"later", b"three", b"fours", b"", b"after"]
+
+
+async def test_a_known_block_with_a_body_is_limited_and_tried_again_like_any_other() -> None:
+    async with Backend() as backend, running_gateway(backend, GATEWAY_MAX_REQUEST_BYTES="4") as gateway:
+        client = await gateway.connect()
+        for _ in range(2):
+            assert (await client.ask(post(b"four"))).status == 200
+        for _ in range(2):
+            refusing = await gateway.connect()
+            assert (await refusing.ask(post(b"fives"))).status == 413
+    async with Backend() as backend, running_gateway(backend, GATEWAY_RETRY_BASE_MS="1") as gateway:
+        client = await gateway.connect()
+        backend.script = backend.answer(OK, b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", OK)
+        assert [(await client.ask(post(b"whole", b"PUT"))).status for _ in range(2)] == [200, 200]
+    assert [seen.body for seen in backend.requests] == [b"whole"] * 3
