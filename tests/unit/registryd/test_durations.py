@@ -1,3 +1,5 @@
+"""Durations as Consul's API writes them: what is read, what is refused, and that both ways agree."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""The ordered map stays what a sorted dictionary would be, whatever is done to it."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 

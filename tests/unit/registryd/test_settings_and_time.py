@@ -1,3 +1,5 @@
+"""The embedded registry's settings, and its clock when the wall clock jumps."""
+
 import asyncio
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""When a breaker opens, how long, who makes the trial, and what an outcome from before says."""
+
 from dataclasses import replace
 
 import pytest

@@ -1,3 +1,5 @@
+"""Retries stay a share of what was asked lately, with a floor."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""A deadline is shared by everything below it and only ever gets shorter."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 

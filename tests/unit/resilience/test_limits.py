@@ -1,3 +1,5 @@
+"""A concurrency limit admits so many at once and takes each place back once."""
+
 import pytest
 
 from toska_mesh.resilience import ConcurrencyLimit

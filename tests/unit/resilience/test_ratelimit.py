@@ -1,3 +1,5 @@
+"""No client gets more than its permits, none fewer, and memory stays bounded."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

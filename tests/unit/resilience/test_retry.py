@@ -1,3 +1,5 @@
+"""What is tried again, after which pause, and what never is."""
+
 from random import Random
 
 import pytest

@@ -1,3 +1,5 @@
+"""How long silence has to last before it counts, by what the service usually takes."""
+
 from math import ceil
 
 import pytest

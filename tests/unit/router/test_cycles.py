@@ -1,3 +1,5 @@
+"""Turns are even, weights come out exact and smooth, and a change of the table does not favour anybody."""
+
 from collections import Counter
 from itertools import islice, pairwise
 

@@ -1,3 +1,5 @@
+"""The examples of the router's page run as they stand."""
+
 import re
 from pathlib import Path
 from typing import Any

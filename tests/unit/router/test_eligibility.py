@@ -1,3 +1,5 @@
+"""Which instances may be asked, and when the monitors' objections are not believed."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

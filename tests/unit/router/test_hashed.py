@@ -1,3 +1,5 @@
+"""A key keeps its instance, and a departed instance moves only its own keys."""
+
 from collections import Counter
 
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""Random choices are even, prefer the less loaded where they should, and never hit who is blocked."""
+
 from collections import Counter
 from itertools import combinations
 

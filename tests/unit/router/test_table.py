@@ -1,3 +1,5 @@
+"""Tables: what is routed, what is shared with the table before, and what they explain."""
+
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
