@@ -93,7 +93,9 @@ class TokenChecker:
         return bool(self.keys) and (key_id in self.keys or "" in self.keys)
 
     def replace_keys(self, keys: Keys) -> None:
-        """Use other keys from now on; tokens checked with the old ones are forgotten."""
+        """Use other keys from now on; tokens checked with the old ones are forgotten, unless these are the same."""
+        if keys == self.keys:
+            return  # fetched anew every few minutes: checking every token again would be a burst of work for nothing
         self.keys = keys
         self._verified.clear()
 
@@ -157,6 +159,8 @@ class KeySetFetcher:
         self._checker = checker
         self._clock = clock
         self._fetched_at = float("-inf")
+        self._was_good = False
+        """Whether the last fetch brought keys."""
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
@@ -166,11 +170,12 @@ class KeySetFetcher:
             await asyncio.sleep(KEYS_MAX_AGE_SECONDS if is_good else KEYS_MIN_AGE_SECONDS)
 
     async def fetch(self) -> bool:
-        """Fetch the set, unless that was tried a moment ago. Concurrent callers share one fetch."""
+        """Fetch the set, unless that was tried a moment ago; concurrent callers share it. Whether the last worked."""
         async with self._lock:
             if self._clock() - self._fetched_at < KEYS_MIN_AGE_SECONDS:
-                return True
+                return self._was_good
             self._fetched_at = self._clock()
+            self._was_good = False
             try:
                 async with aiohttp.ClientSession(timeout=_KEYS_TIMEOUT) as session, session.get(self._url) as answer:
                     answer.raise_for_status()
@@ -184,6 +189,7 @@ class KeySetFetcher:
             if set(keys) != set(self._checker.keys):
                 log.info("jwks_changed", url=self._url, keys=sorted(keys))
             self._checker.replace_keys(keys)
+            self._was_good = True
             return True
 
 

@@ -93,6 +93,7 @@ async def test_an_unknown_key_id_is_looked_up_once() -> None:
             now += 60
             server.status = 500
             assert not await fetcher.fetch()
+            assert not await fetcher.fetch(), "tried a moment ago, in vain"
             assert (await gateway.get(headers=bearer(SECOND, "second"))).status == 200, "the keys that are there stay"
 
             server.status = 200

@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
@@ -158,6 +158,20 @@ def test_with_other_keys_nothing_is_remembered() -> None:
     assert tokens.check(good, 0.0) == ""
     tokens.replace_keys({"": (OTHER_SECRET, SYMMETRIC)})
     assert tokens.check(good, 0.0) == "invalid token"
+
+
+@pytest.mark.parametrize("key", [RSA_KEY, EC_KEY, ED_KEY])
+def test_the_same_keys_read_again_are_no_reason_to_forget(key: Any) -> None:
+    def read() -> Any:
+        return load_pem_public_key(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+    tokens = checker()
+    tokens.replace_keys({"": (read(), ("RS256",))})
+    tokens._remember(bearer(), claims()["exp"], 0.0)
+    tokens.replace_keys({"": (read(), ("RS256",))})
+    assert tokens.check(bearer(), 0.0) == ""
+    tokens.replace_keys({"": (read(), ("RS512",))})
+    assert tokens.check(bearer(), 0.0) == "invalid token"
 
 
 def test_a_bounded_number_is_remembered() -> None:
