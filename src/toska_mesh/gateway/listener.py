@@ -181,7 +181,7 @@ class Listener:
         self._socket = listening.dup()
         self._socket.setblocking(False)
         self.port = int(listening.getsockname()[1])
-        self._server = await self._serve(listening)
+        self._server = await self._serve(listening, self._tls)
 
     @property
     def tls_expires_at(self) -> float | None:
@@ -198,24 +198,25 @@ class Listener:
         The new context has ticket keys of its own: a session from before is not resumed, so nobody gets in on the
         word of an authority that is gone.
         """
-        self._tls = context
         if self._socket is None or self._server is None:
+            self._tls = context
             return
-        server = await self._serve(self._socket.dup())
+        server = await self._serve(self._socket.dup(), context)
+        self._tls = context  # only now: when that fails, the old one serves on, and its expiry is what is told
         if self._server is None:  # closed meanwhile
             server.close()
             return
         previous, self._server = self._server, server
         previous.close()
 
-    async def _serve(self, listening: socket.socket) -> asyncio.Server:
+    async def _serve(self, listening: socket.socket, tls: ListenerContext | None) -> asyncio.Server:
         listening.setblocking(False)
         return await asyncio.get_running_loop().create_server(
             self._factory,
             sock=listening,
-            ssl=self._tls,
+            ssl=tls,
             backlog=BACKLOG,
-            ssl_handshake_timeout=self._settings.header_timeout_seconds if self._tls is not None else None,
+            ssl_handshake_timeout=self._settings.header_timeout_seconds if tls is not None else None,
         )
 
     async def close(self) -> None:

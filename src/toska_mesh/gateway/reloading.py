@@ -102,15 +102,15 @@ class FileWatch(Collector):
         # Before loading: what changes meanwhile differs at the next look.
         now_seen = await asyncio.to_thread(fingerprint, group.paths)
         if now_seen != group.seen:
-            group.seen = now_seen
             if now_seen == group.in_use:
                 group.refused = ""
                 log.info("files_restored", files=group.name)
             else:
-                await self._load(group)
+                await self._load(group, now_seen)
+            group.seen = now_seen  # only now: what could not be taken into use for want of descriptors is tried again
         self._say_health(group)
 
-    async def _load(self, group: WatchedFiles[Any]) -> None:
+    async def _load(self, group: WatchedFiles[Any], now_seen: bytes) -> None:
         try:
             loaded = await asyncio.to_thread(group.load)
         except ConfigError as exc:
@@ -119,7 +119,7 @@ class FileWatch(Collector):
             log.error("files_refused", files=group.name, reason=str(exc), consequence="the old ones stay in use")
             return
         await group.use(loaded)
-        group.in_use, group.refused = group.seen, ""
+        group.in_use, group.refused = now_seen, ""
         self._reloads[group.name, "ok"] += 1
         log.info("files_reloaded", files=group.name, paths=list(group.paths), valid_until=_moment(group))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -196,6 +197,34 @@ async def test_files_that_did_not_change_are_left_alone(secret: Secret) -> None:
         secret.write(secret.leaf)
         await running.look()
         assert running.gateway.listener._server is server
+
+
+async def test_what_cannot_be_taken_into_use_is_tried_again_and_told_as_the_old(
+    secret: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Backend() as backend, watched(backend, **secret.variables) as running:
+        expiry = 'toska_gateway_certificate_expiry_timestamp_seconds{files="listener-certificate"}'
+        before = running.metrics()[expiry]
+        leaf = secret.issue(not_after=datetime.now(UTC) + timedelta(days=3))
+        secret.write(leaf)
+        with monkeypatch.context() as patched:
+            patched.setattr(running.gateway.listener, "_socket", OutOfDescriptors())
+            for _ in range(2):
+                with pytest.raises(OSError, match="Too many open files"):
+                    await running.look()
+        assert await running.shown(secret.client()) == serial_of(secret.leaf)
+        assert running.metrics()[expiry] == before, "the old certificate serves, so its expiry counts"
+        await running.look()
+        assert await running.shown(secret.client()) == serial_of(leaf)
+        assert running.metrics()[expiry] < before
+        assert running.metrics()['toska_gateway_file_reloads_total{files="listener-certificate",result="ok"}'] == 1
+
+
+class OutOfDescriptors:
+    """What a socket is like when the process may open nothing more."""
+
+    def dup(self) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
 
 
 async def test_a_pair_that_is_half_written_is_refused_until_it_fits(secret: Secret) -> None:
