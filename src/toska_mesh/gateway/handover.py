@@ -28,6 +28,8 @@ from toska_mesh.telemetry import event_log
 PROTOCOL = 1
 ANSWER_SECONDS = 5.0
 """For each answer of the running gateway: it only has to look up what it has."""
+ACCEPT_PAUSE_SECONDS = 1.0
+"""Before a newcomer is accepted again after that failed: most likely for want of descriptors."""
 
 _MAX_PACKET = 4096
 _MAX_DESCRIPTORS = 64
@@ -157,7 +159,12 @@ class HandoverServer:
         """Until a newcomer has taken over, or cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listening)
+            try:
+                connection, _ = await loop.sock_accept(self._listening)
+            except OSError as exc:
+                log.warning("handover_failed", reason=f"{type(exc).__name__}: {exc}", consequence="this one goes on")
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
             try:
                 if await self._serve(connection):
                     return

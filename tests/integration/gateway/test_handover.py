@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -169,6 +171,30 @@ async def test_a_newcomer_that_gives_up_or_takes_too_long_changes_nothing(tmp_pa
         assert side.steps_down == 1
         slow.sockets.close()
         next_one.sockets.close()
+
+
+async def test_a_newcomer_that_cannot_be_accepted_is_taken_in_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "ACCEPT_PAUSE_SECONDS", 0.01)
+    loop = asyncio.get_running_loop()
+    accept = loop.sock_accept
+    refused = []
+
+    async def out_of_descriptors(sock: socket.socket) -> Any:
+        if len(refused) < 3:
+            refused.append(OSError(errno.EMFILE, "Too many open files"))
+            raise refused[-1]
+        return await accept(sock)
+
+    monkeypatch.setattr(loop, "sock_accept", out_of_descriptors)
+    async with running(tmp_path / "s") as side:
+        new = await asyncio.to_thread(find_predecessor, side.path)
+        assert new is not None
+        assert len(refused) == 3
+        await new.dismiss()
+        assert side.steps_down == 1
+        new.sockets.close()
 
 
 async def test_strangers_get_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
