@@ -164,6 +164,11 @@ class Exchange:
     def begin(self, now: float) -> None:
         """Its turn comes only now: it waited for an answer before it, or for keys. Deadlines count from here."""
         self.started = now
+        head = self.head
+        if head.is_chunked:
+            # What came meanwhile was held against the largest limit of any route. That of its own route looks at the
+            # length in the head, and it has at least this one.
+            head.content_length = self.bytes_in
 
     # -- tries
 

@@ -261,14 +261,7 @@ class Proxy(CoarseClock):
         if policy.is_closed:
             exchange.refuse(problems.NO_KEYS)
             return True
-        if policy.limiter is not None and self._is_over_route_limit(exchange, policy.limiter):
-            return True
-        limit = policy.max_request_bytes
-        if limit and exchange.bytes_in > limit:
-            # What came while the request waited for its turn was held against another limit.
-            exchange.refuse(problems.TOO_LARGE, f"the request body is larger than {limit} bytes")
-            return True
-        return False
+        return policy.limiter is not None and self._is_over_route_limit(exchange, policy.limiter)
 
     def _answers_preflight(self, exchange: Exchange) -> bool:
         head = exchange.head
@@ -439,9 +432,7 @@ class Proxy(CoarseClock):
         if unrouted is not self.operator.default:
             unrouted = replace(self.operator.default, max_request_bytes=unrouted.max_request_bytes)
         self.unrouted = unrouted
-        if unrouted is not self.operator.default:
-            self._plain = {}
-        elif special or self._own_segment in table.by_bytes:
+        if special or self._own_segment in table.by_bytes:
             plain = dict(table.by_bytes)
             plain.pop(self._own_segment, None)
             for service in special:

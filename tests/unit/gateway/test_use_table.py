@@ -83,11 +83,10 @@ def test_a_patched_table_is_used_like_a_whole_one(
                 whole.operator = patched.operator  # whose default the policies of the services are told by
                 whole.use_table(table)
                 assert state(patched) == state(whole)
-                is_any_plain = patched.unrouted is patched.operator.default
                 assert patched._plain == {
                     segment: service
                     for segment, service in table.by_bytes.items()
-                    if is_any_plain and not service.policy.is_special and segment != patched._own_segment
+                    if not service.policy.is_special and segment != patched._own_segment
                 }
                 assert len(patched.upstreams()) == len(set(patched.upstreams()))
                 assert patched.table is table
