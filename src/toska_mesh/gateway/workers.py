@@ -46,6 +46,14 @@ STABLE_SECONDS = 10.0
 """A worker that lived so long is started again at once when it dies."""
 
 EXIT_MARGIN_SECONDS = 5.0
+
+PULSE_SECONDS = 3.0
+"""How often a worker is asked for a sign of life."""
+SILENT_SECONDS = 15.0
+"""How long it may take for that: far longer than a collection of garbage, a new table or a short look in a debugger."""
+MAX_SILENCES = 2
+"""In a row, then it is replaced. Not one: when a whole container was paused, the clock is ahead of the answer."""
+
 _ASK_TIMEOUT = aiohttp.ClientTimeout(total=3)
 _WRONG_CONFIGURATION = 2
 
@@ -77,8 +85,36 @@ class Worker:
         try:
             async with self.session.get(f"http://worker{path}") as answer:
                 return answer.status, await answer.text()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError):
             return 0, ""
+
+    async def look(self) -> None:
+        """Ask whether it is ready, and what its checks say."""
+        status, body = await self.ask("/health/ready")
+        self.is_ready = status == 200
+        try:
+            self.checks = orjson.loads(body)["checks"] if status else ()
+        except (ValueError, KeyError, TypeError):
+            self.checks = ()  # the page of an error
+            log.warning("worker_not_understood", worker=self.number, pid=self.process.pid, status=status)
+
+    async def until_hung(self) -> None:
+        """Until its event loop stands still: connections to it are made, by the kernel, and nothing is answered.
+
+        Whatever else can be wrong with it, such as too few descriptors here or there, is no reason to end it.
+        """
+        silences = 0
+        while silences < MAX_SILENCES:
+            try:
+                timeout = aiohttp.ClientTimeout(total=SILENT_SECONDS)
+                async with self.session.get("http://worker/health/live", timeout=timeout):
+                    silences = 0
+            except TimeoutError:
+                silences += 1
+                continue
+            except (aiohttp.ClientError, OSError):
+                pass  # not there yet, or ending: others wait for that
+            await asyncio.sleep(PULSE_SECONDS)
 
 
 class Supervisor:
@@ -123,19 +159,20 @@ class Supervisor:
     # -- life
 
     async def start(self) -> None:
-        """Start the first generation. Its readiness is told by `watch`."""
+        """Begin to start the first generation. Its readiness is told by `watch`."""
         self._generation = self._newest_generation = 1
-        await self._fill(self._generation)
+        self._fill(self._generation)
 
     async def watch(self) -> None:
         """Until cancelled: know which workers are ready, and say so."""
         while True:
-            for worker in list(self.workers):
-                status, body = await worker.ask("/health/ready")
-                worker.is_ready = status == 200
-                worker.checks = orjson.loads(body)["checks"] if status else ()
-                self._has_been_ready |= worker.is_ready
-            self._say_health()
+            try:
+                for worker in list(self.workers):
+                    await worker.look()
+                    self._has_been_ready |= worker.is_ready
+                self._say_health()
+            except Exception:
+                log.exception("workers_not_watched")  # no answer of one worker may end the watch over all
             self._news.set()
             await asyncio.sleep(POLL_SECONDS)
 
@@ -166,12 +203,12 @@ class Supervisor:
             self._newest_generation += 1
             self._generation = self._newest_generation
             log.info("workers_replaced", generation=self._generation)
-            await self._fill(self._generation)
+            self._fill(self._generation)
             if not await self.until_ready() and not self._stopping.is_set():
                 log.error("new_workers_not_ready", seconds=READY_SECONDS, consequence="the old ones are kept")
                 self._generation = before
                 self._dismiss_other_generations()
-                await self._fill(before)  # an old one that died meanwhile was not started again
+                self._fill(before)  # an old one that died meanwhile was not started again
                 return
             if not self._stopping.is_set():
                 self._dismiss_other_generations()
@@ -213,10 +250,12 @@ class Supervisor:
             [worker for worker in self.workers if worker.generation != self._generation and not worker.is_leaving]
         )
 
-    async def _fill(self, generation: int) -> None:
-        """Start those workers of the generation that are not there."""
+    def _fill(self, generation: int) -> None:
+        """Begin to start those workers of the generation that are not there."""
         for number in self._numbers:
-            await self._start_if_missing(number, generation)
+            self._tasks.create_task(
+                self._start_if_missing(number, generation), name=f"start worker {generation}.{number}"
+            )
 
     async def _start_if_missing(self, number: int, generation: int) -> None:
         is_there = any(worker.number == number for worker in self._of_generation(generation))
@@ -224,10 +263,12 @@ class Supervisor:
             return
         self._being_started.add((generation, number))
         try:
-            worker = await self._spawn(number, generation)
+            worker = await self._spawn_patiently(number, generation)
         finally:
             self._being_started.discard((generation, number))
             self._news.set()
+        if worker is None:
+            return
         if generation != self._generation or self._stopping.is_set():
             self._ask_to_leave([worker])  # the decision changed while the process was being made
 
@@ -236,6 +277,32 @@ class Supervisor:
             worker.is_leaving = True
             with contextlib.suppress(ProcessLookupError):
                 worker.process.send_signal(signal.SIGTERM)
+
+    async def _spawn_patiently(self, number: int, generation: int) -> Worker | None:
+        """Try until it works; None when nobody wants the worker any more.
+
+        There may be no memory or no room for a process just now, and the workers that are there serve on.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set() and generation == self._generation:
+            try:
+                return await self._spawn(number, generation)
+            except OSError as exc:
+                log.error(
+                    "worker_not_started",
+                    worker=number,
+                    generation=generation,
+                    error=f"{type(exc).__name__}: {exc}",
+                    again_in_seconds=pause,
+                )
+            await self._sleep_unless_stopping(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        return None
+
+    async def _sleep_unless_stopping(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _spawn(self, number: int, generation: int) -> Worker:
         path = str(self._folder / f"worker-{generation}-{number}.sock")
@@ -261,7 +328,11 @@ class Supervisor:
 
     async def _mourn(self, worker: Worker) -> None:
         """Wait for the end of a worker and replace it, unless it was asked to leave."""
+        watching = self._tasks.create_task(
+            self._end_if_hung(worker), name=f"feel the pulse of worker {worker.generation}.{worker.number}"
+        )
         code = await worker.process.wait()
+        watching.cancel()
         self.workers.remove(worker)
         self._news.set()
         await worker.session.close()
@@ -276,10 +347,21 @@ class Supervisor:
         if lived < STABLE_SECONDS:
             pause = min(self._pauses.get(worker.number, FIRST_PAUSE_SECONDS / 2) * 2, LONGEST_PAUSE_SECONDS)
         self._pauses[worker.number] = pause
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._stopping.wait()
+        await self._sleep_unless_stopping(pause)
         await self._start_if_missing(worker.number, self._generation)
+
+    async def _end_if_hung(self, worker: Worker) -> None:
+        """A request to leave would not reach it any more. Its end is then met like any other."""
+        await worker.until_hung()
+        log.error(
+            "worker_hung",
+            worker=worker.number,
+            pid=worker.process.pid,
+            silent_seconds=MAX_SILENCES * SILENT_SECONDS,
+            consequence="it is killed",
+        )
+        with contextlib.suppress(ProcessLookupError):
+            worker.process.kill()
 
     def _say_health(self) -> None:
         serving = [worker for worker in self.workers if not worker.is_leaving]

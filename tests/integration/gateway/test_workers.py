@@ -1,10 +1,13 @@
 """`GATEWAY_WORKERS`: several processes behind one port, replaced without a failed request."""
 
 import asyncio
+import contextlib
+import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.gateway.daemons import Gateway, hello, start
@@ -215,3 +218,148 @@ async def test_a_worker_that_has_ended_gives_no_answer_to_one_who_asks_too_late(
     await worker.session.close()
     assert await worker.ask("/health/ready") == (0, "")
     await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def supervised(registry: RegistryServer, folder: Path, **more: str) -> AsyncIterator[workers.Supervisor]:
+    """A supervisor of two workers in this process, so that a test can take things away from it."""
+    environment = {
+        "CONSUL_ADDRESS": registry.url,
+        "GATEWAY_HOST": "127.0.0.1",
+        "GATEWAY_PORT": "0",
+        "GATEWAY_WORKERS": "2",
+        "GATEWAY_DRAIN_SECONDS": "1",
+        "GATEWAY_RATE_LIMIT_ENABLED": "false",
+        **more,
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        async with asyncio.TaskGroup() as tasks:
+            supervisor = workers.Supervisor(load(GatewaySettings, environment).settings, tasks, folder, Health())
+            try:
+                await supervisor.start()
+                watching = tasks.create_task(supervisor.watch())
+                yield supervisor
+                await supervisor.stop()
+                watching.cancel()
+            except BaseException:
+                supervisor._stopping.set()
+                for worker in supervisor.workers:  # else the loop would wait for them when it closes
+                    worker.process.kill()
+                raise
+
+
+def ready(supervisor: workers.Supervisor) -> set[tuple[int, int]]:
+    """Generation and number of the workers that are."""
+    return {(worker.generation, worker.number) for worker in supervisor.workers if worker.is_ready}
+
+
+class Forks:
+    """Stands in for `asyncio.create_subprocess_exec`; there may be no memory for a process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.have_room = True
+        self.refused = 0
+        self._fork = asyncio.create_subprocess_exec
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", self)
+        monkeypatch.setattr(workers, "FIRST_PAUSE_SECONDS", 0.05)
+
+    async def __call__(self, *arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        if not self.have_room:
+            self.refused += 1
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return await self._fork(*arguments, **options)
+
+
+async def test_a_worker_for_which_there_is_no_room_is_started_when_there_is(
+    hello: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forks = Forks(monkeypatch)
+    forks.have_room = False
+    async with supervised(hello, tmp_path) as supervisor:
+        await eventually(lambda: forks.refused >= 4)
+        forks.have_room = True
+        await eventually(lambda: ready(supervisor) == {(1, 1), (1, 2)}, 20)
+
+        forks.have_room, forks.refused = False, 0
+        first, second = supervisor.workers
+        first.process.kill()
+        await eventually(lambda: forks.refused >= 3)
+        assert supervisor.workers == [second]
+        forks.have_room = True
+        await eventually(lambda: ready(supervisor) == {(1, 1), (1, 2)}, 20)
+        assert second in supervisor.workers
+
+
+async def test_new_workers_for_which_there_is_no_room_leave_the_old_ones_in_place(
+    hello: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forks = Forks(monkeypatch)
+    async with supervised(hello, tmp_path) as supervisor:
+        await eventually(lambda: ready(supervisor) == {(1, 1), (1, 2)}, 20)
+        old = set(supervisor.workers)
+        forks.have_room = False
+        monkeypatch.setattr(workers, "READY_SECONDS", 0.5)
+        await supervisor.replace()
+        assert forks.refused >= 4
+        assert set(supervisor.workers) == old
+        assert not any(worker.is_leaving for worker in old)
+        await eventually(lambda: not supervisor._being_started)
+
+        forks.have_room = True
+        monkeypatch.setattr(workers, "READY_SECONDS", 30.0)
+        await supervisor.replace()
+        await eventually(lambda: ready(supervisor) == {(3, 1), (3, 2)} and len(supervisor.workers) == 2, 20)
+
+        forks.have_room = False  # and a stop does not wait for room
+        supervisor.workers[0].process.kill()
+        await eventually(lambda: supervisor._being_started)
+
+
+@pytest.mark.parametrize("page", ["500 Internal Server Error", "[]", '{"status": "Healthy"}', '{"checks": [1]}'])
+async def test_an_answer_that_is_no_report_does_not_end_the_watch(
+    hello: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    ask = workers.Worker.ask
+    given = []
+
+    async def answer(worker: workers.Worker, path: str) -> tuple[int, str]:
+        if len(given) < 3:
+            given.append(worker)
+            return 500, page
+        return await ask(worker, path)
+
+    monkeypatch.setattr(workers.Worker, "ask", answer)
+    async with supervised(hello, tmp_path) as supervisor:
+        await eventually(lambda: ready(supervisor) == {(1, 1), (1, 2)}, 20)
+        assert len(given) == 3
+
+
+async def test_a_worker_whose_loop_stands_still_is_replaced_and_a_draining_one_is_not(
+    hello: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "PULSE_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "SILENT_SECONDS", 2.0)
+    async with supervised(hello, tmp_path, GATEWAY_DRAIN_SECONDS="600") as supervisor:
+        await eventually(lambda: ready(supervisor) == {(1, 1), (1, 2)}, 20)
+        hung, other = supervisor.workers
+        os.kill(hung.process.pid, signal.SIGSTOP)
+        await eventually(lambda: hung not in supervisor.workers, 20)
+        assert hung.process.returncode == -signal.SIGKILL
+        await eventually(lambda: ready(supervisor) == {(1, 1), (1, 2)}, 20)
+        assert other in supervisor.workers
+
+        os.kill(other.process.pid, signal.SIGSTOP)
+        await asyncio.sleep(1.0)  # somebody had a look at it
+        os.kill(other.process.pid, signal.SIGCONT)
+        _, writer = await asyncio.open_connection("127.0.0.1", supervisor.port)
+        writer.write(b"GET /")
+        before = list(supervisor.workers)
+        await eventually(lambda: all(worker.is_ready for worker in before))
+        for worker in before:
+            worker.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(5.0)  # longer than one may be silent
+        codes = {worker.process.returncode for worker in before}
+        assert codes == {None, 0}, "the one that has the client drains, the other has ended by itself"
+        writer.close()
