@@ -140,12 +140,13 @@ class GatewaySettings(ConsulSettings):
         "GATEWAY_CONNECT_TIMEOUT_SECONDS", 5, "Longest dial to an instance, in seconds.", gt=0
     )
     response_timeout_seconds: float = setting(
-        "GATEWAY_RESPONSE_TIMEOUT_SECONDS", 30, "Longest wait for the head of an answer, in seconds.", gt=0
+        "GATEWAY_RESPONSE_TIMEOUT_SECONDS", 30, "Longest wait of one try for the head of an answer, in seconds.", gt=0
     )
     total_timeout_seconds: float = setting(
         "GATEWAY_TOTAL_TIMEOUT_SECONDS",
         90,
-        "No further try begins later than this after the request, in seconds.",
+        "Longest wait for the head of an answer, all tries together, in seconds from the end of the request: the try "
+        "that is under way ends then too.",
         gt=0,
     )
     idle_timeout_seconds: float = setting(
