@@ -26,7 +26,7 @@ class Tunnelled(Protocol):
     bytes_out: int
 
     def on_tunnel_over(self, outcome: str) -> None:
-        """Called once. `ok`, `client-left` and `upstream-truncated` (reset by that side), `idle`, `drained`."""
+        """Called once. `ok`, `client-left` and `upstream-truncated` (reset or torn by that side), `idle`, `drained`."""
 
 
 class TunnelEnd(asyncio.Protocol):
@@ -128,7 +128,10 @@ class Tunnel:
         self._proxy.admission.release(end)
         if self not in self._proxy.tunnels:
             return
-        if exc is None or end.has_ended:
+        # Over TLS an end without the other side's goodbye comes without an error, but anybody on the way can make it
+        # (RFC 8446 section 6.1), and bytes may be missing.
+        is_torn = exc is not None or not end.transport.can_write_eof()
+        if end.has_ended or not is_torn:
             self._finish("ok")
         else:
             self.cut("client-left" if end is self._client else "upstream-truncated")

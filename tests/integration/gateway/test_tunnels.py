@@ -1,6 +1,7 @@
 """WebSocket and other protocols behind `Upgrade` (RFC 9110 section 7.8)."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
@@ -247,6 +248,50 @@ async def test_with_tls_the_first_end_is_the_end_of_both_behind_the_last_bytes(t
         await eventually(lambda: len(received) == 3 * MEGABYTE, what="what the client said last")
         await gateway.settled()
         assert gateway.outcomes() == {}
+
+
+@pytest.mark.parametrize("who", ["client", "instance"])
+async def test_a_tls_connection_that_ends_without_a_goodbye_is_torn(who: str, tmp_path: Path) -> None:
+    """Anybody on the way can make an end of TCP; that of TLS is only the other side's (RFC 8446 section 6.1)."""
+    files = Files(tmp_path)
+    seen: list[str] = []
+
+    async def script(caller: Caller) -> None:
+        await caller.head()
+        await caller.send(SWITCH + b"x")
+        await caller.reader.readexactly(1)
+        if who == "instance":
+            tear(caller.writer)
+        try:
+            await caller.reader.read(1)
+            seen.append("end")
+        except ConnectionResetError:
+            seen.append("reset")
+
+    def tear(writer: asyncio.StreamWriter) -> None:
+        with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as same:
+            same.shutdown(socket.SHUT_WR)
+
+    is_client = who == "client"
+    variables = {"GATEWAY_TLS_CERT": files.cert, "GATEWAY_TLS_KEY": files.key} if is_client else {}
+    async with (
+        Backend(script, tls=None if is_client else files.server()) as backend,
+        running_gateway(GATEWAY_UPSTREAM_CA_FILE=files.ca, **variables) as gateway,
+    ):
+        gateway.route({"orders": [instance("orders", 0, backend, scheme="http" if is_client else "https")]})
+        client = await gateway.connect(files.client() if is_client else None)
+        await client.ask(UPGRADE)
+        await client.reader.readexactly(1)
+        client.send(b"x")
+        if is_client:
+            tear(client.writer)
+            await eventually(lambda: bool(seen))
+            assert seen == ["reset"]
+        else:
+            with pytest.raises(ConnectionResetError):
+                await client.reader.read(1)
+        await gateway.settled()
+        assert gateway.outcomes() == {"client-left" if is_client else "upstream-truncated": 1}
 
 
 # -- backpressure
