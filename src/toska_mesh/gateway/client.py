@@ -413,7 +413,10 @@ class ClientConnection(asyncio.Protocol):
         self.proxy.clients.discard(self)
         self._is_closing = self._is_broken = True
         self._current = None
-        early, self._early = b"".join(self._early), []
+        rest, self._rest = self._rest, _NOTHING
+        early, self._early = b"".join((*self._early, rest)), []
+        if rest:
+            self._holds = True  # reading is paused for the slices, too
         self.hold_reading(False)
         end = TunnelEnd(self.transport, is_writing_paused=self.is_writing_paused, has_ended=self._has_eof)
         self.proxy.admission.hand_over(self, end)
@@ -424,7 +427,8 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Between two requests, and nothing of the next one has come."""
-        return self._current is None and not self._queue and not self._in_head and not self._is_closing
+        is_between = self._current is None and not self._queue and not self._in_head and not self._is_closing
+        return is_between and not self._rest
 
     def expire(self) -> None:
         """The deadline has passed without the movement that was due."""
@@ -438,7 +442,7 @@ class ClientConnection(asyncio.Protocol):
         elif current is None:
             if self._in_head:
                 self._refuse_unparsed(problems.REQUEST_TIMEOUT, "the request's head did not arrive in time")
-            elif close_idle(self.transport):  # unless the next request has just come
+            elif not self._rest and close_idle(self.transport):  # unless the next request has just come
                 # What the client has not taken yet still goes out, as long as it takes any of it.
                 self._is_closing = self._is_broken = True
                 self.deadline = now + self.proxy.idle_timeout
@@ -553,6 +557,8 @@ class ClientConnection(asyncio.Protocol):
         return data[:SLICE_BYTES]
 
     def _take_rest(self) -> None:
+        if not self._rest:
+            return  # the connection is closed, or a tunnel has the rest and decides what is read
         size = SLICE_BYTES if self._is_choppy and self._incoming is not None else len(self._rest)
         data, rest = bytes(self._rest[:size]), self._rest[size:]
         self._rest = rest

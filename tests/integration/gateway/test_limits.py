@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from tests.integration.gateway.harness import (
@@ -19,7 +19,7 @@ from tests.integration.gateway.harness import (
 )
 from tests.support.wait import eventually
 
-from toska_mesh.gateway.client import ANSWERS_PER_TURN, ClientConnection
+from toska_mesh.gateway.client import ANSWERS_PER_TURN, SLICE_BYTES, ClientConnection
 from toska_mesh.resilience import State
 
 POST = b"POST /api/orders/ HTTP/1.1\r\nHost: a\r\n"
@@ -415,6 +415,24 @@ async def test_a_client_that_pipelines_lets_others_have_their_turn(path: str) ->
         steps = [later - before for before, later in itertools.pairwise(turns)]
         assert sum(steps) == 120
         assert max(steps) <= ANSWERS_PER_TURN + 1
+
+
+async def test_a_client_whose_next_request_waits_for_its_turn_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_gateway() as gateway:
+        client = await gateway.connect()
+        (connection,) = await connections(gateway, 1)
+        waiting: list[Callable[[], None]] = []
+        monkeypatch.setattr(gateway.proxy.turns, "add", waiting.append)
+        first = b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: %b\r\n\r\n"
+        first %= b"x" * (SLICE_BYTES - len(first % b""))
+        client.send(first + b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await client.answer()).status == 200
+        assert len(waiting) == 1
+        assert not connection.is_idle
+        connection.expire()
+        waiting[0]()
+        assert (await client.answer()).status == 200
+        assert connection.is_idle
 
 
 async def test_a_pipeline_that_is_too_long_is_not_even_parsed_to_its_end() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,39 @@ async def test_bytes_pass_both_ways_also_early_ones() -> None:
         client.close()
         await gateway.settled()
         assert gateway.outcomes() == {}
+
+
+async def test_bytes_behind_the_request_that_still_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long read is parsed in slices; the instance may agree while others have their turns."""
+    early = bytes(range(256)) * 40
+    more = bytes(24 * MEGABYTE)
+    received = bytearray()
+    go = asyncio.Event()
+
+    async def script(caller: Caller) -> None:
+        await caller.head()
+        await caller.send(SWITCH)
+        await go.wait()
+        while data := await caller.reader.read(MEGABYTE):
+            received.extend(data)
+
+    async with Backend(script) as backend, running_gateway(backend) as gateway:
+        waiting: list[Callable[[], None]] = []
+        monkeypatch.setattr(gateway.proxy.turns, "add", waiting.append)
+        client = await gateway.connect()
+        assert (await client.ask(UPGRADE + early)).status == 101
+        (tunnel,) = gateway.proxy.tunnels
+        client.send(more)
+        await eventually(lambda: tunnel._upstream.is_writing_paused, what="an instance that takes no more")
+        assert waiting
+        for piece in waiting:
+            piece()
+        assert not tunnel._client.transport.is_reading(), "reads what the instance does not take"
+        go.set()
+        client.writer.write_eof()
+        await eventually(lambda: len(received) >= len(early + more), what="everything")
+        assert received == early + more
+        assert await client.is_closed()
 
 
 async def test_the_last_bytes_of_either_side_arrive() -> None:
