@@ -637,17 +637,24 @@ class ClientConnection(asyncio.Protocol):
             return
         self._is_advancing = True
         left = ANSWERS_PER_TURN
-        while self._queue and self._current is None and not self.is_writing_paused and not self._is_closing:
-            if not left:
+        try:
+            while self._queue and self._current is None and not self.is_writing_paused and not self._is_closing:
+                if not left:
+                    self._advance_later()
+                    break
+                left -= 1
+                exchange = self._queue.popleft()
+                exchange.begin(self.proxy.clock())
+                if not exchange.request_complete:
+                    self._await_client()
+                self._start(exchange)
+        except Exception:
+            # Whoever called has nothing to do with it: as a rule it is the instance of the request before.
+            self._on_own_bug()
+            if self._current is None and self._queue:
                 self._advance_later()
-                break
-            left -= 1
-            exchange = self._queue.popleft()
-            exchange.begin(self.proxy.clock())
-            if not exchange.request_complete:
-                self._await_client()
-            self._start(exchange)
-        self._is_advancing = False
+        finally:
+            self._is_advancing = False
         if not self._is_closing:
             self._await_client()
             if not self._queue:
@@ -778,9 +785,11 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_unparsed(problems.INTERNAL, "")
             return
         current.closes = True
-        current.refuse(problems.INTERNAL)
-        if not self._is_closing:
-            self.cut()
+        try:
+            current.refuse(problems.INTERNAL)
+        finally:
+            if not self._is_closing:
+                self.cut()
 
     def _refuse_unparsed(self, problem: Problem, detail: str, fields: bytes = b"") -> None:
         """Answer something that never became a request, after the answers that are due before it."""
