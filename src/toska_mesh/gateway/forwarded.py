@@ -39,9 +39,10 @@ class TrustedProxies:
 
 
 def plain_address(text: str) -> str:
-    """An address from a forwarded list without quotes, brackets or port; empty when it is no IP address.
+    """An address from a forwarded list without quotes, brackets, port or zone; empty when it is no IP address.
 
-    `"[2001:db8::1]:4711"` (RFC 7239 section 6) and `192.0.2.43:47011` are seen in the field.
+    `"[2001:db8::1]:4711"` (RFC 7239 section 6) and `192.0.2.43:47011` are seen in the field. A zone means something to
+    the machine that wrote it alone (RFC 4007 section 6), and any text can stand in it.
     """
     text = text.strip().strip('"')
     if text.startswith("["):
@@ -52,8 +53,9 @@ def plain_address(text: str) -> str:
         ip = ipaddress.ip_address(text)
     except ValueError:
         return ""
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ip.ipv4_mapped or ipaddress.IPv6Address(int(ip)))
+    return str(ip)
 
 
 def client_address(peer: str, forwarded_for: str, proxies: TrustedProxies) -> str:

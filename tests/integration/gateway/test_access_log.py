@@ -151,6 +151,13 @@ async def test_a_request_that_was_refused(data: bytes, status: int | None, outco
         assert not backend.requests
 
 
+async def test_an_address_that_a_proxy_passes_on_cannot_write_into_the_line() -> None:
+    async with Backend() as backend, logging_gateway(backend, GATEWAY_TRUSTED_PROXIES="127.0.0.1") as log:
+        answer = await log.gateway.get(headers='X-Forwarded-For: fe80::1%a"b\\\r\n')
+        assert answer.status == 200
+        assert (await log.line())["client_ip"] == "fe80::1"
+
+
 async def test_a_request_that_was_tried_again() -> None:
     async def dies(caller: Caller) -> None:
         await caller.head()

@@ -25,6 +25,11 @@ PROXIES = TrustedProxies([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_netwo
         ("10.0.0.1", '"[2001:db9::1]:4711"', "2001:db9::1"),
         ("10.0.0.1", "2001:db9::1, [2001:db8::5]", "2001:db9::1"),
         ("2001:db8::1", "::ffff:6.6.6.6", "6.6.6.6"),
+        ("10.0.0.1", "fe80::1%eth0", "fe80::1"),
+        ("10.0.0.1", 'fe80::1%a"b\\', "fe80::1"),
+        ("10.0.0.1", '"[fe80::1%25a"b]:1"', "fe80::1"),
+        ("10.0.0.1", "6.6.6.6%a", "10.0.0.1"),
+        ("10.0.0.1", "9.9.9.9, 2001:db8::5%a, 2001:db8::6%b", "9.9.9.9"),
         ("10.0.0.1", "1.1.1.1," + "10.0.0.2," * 500 + "10.0.0.2", "10.0.0.2"),
     ],
 )
@@ -32,10 +37,11 @@ def test_the_rightmost_untrusted_address_is_the_client(peer: str, given: str, cl
     assert client_address(peer, given, PROXIES) == client
 
 
-@given(st.text(max_size=60))
+@given(st.text(max_size=60) | st.text(max_size=9).map("fe80::1%".__add__))
 def test_any_text_gives_an_address(given: str) -> None:
     address = client_address("10.0.0.1", given, PROXIES)
     assert ipaddress.ip_address(address)
+    assert set(address) <= set("0123456789abcdef.:")
 
 
 @pytest.mark.parametrize("text", ["", "unknown", "_hidden", "1.2.3", "1.2.3.4.5", "[::1", "a:b:c", "1.2.3.4, "])
