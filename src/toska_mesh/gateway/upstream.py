@@ -198,6 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_done",
         "_drop",
         "_first_data",
+        "_has_end",
         "_head_bytes",
         "_interim",
         "_known",
@@ -241,6 +242,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers: list[tuple[bytes, bytes]] = []
         self._out: list[bytes] = []
         self._known: KnownHead | None = None
+        self._has_end = False
+        """The instance itself has said that nothing more comes."""
         self._spoiled = False
         self.is_reading_paused = False
         self.is_writing_paused = False
@@ -280,7 +283,7 @@ class UpstreamConnection(asyncio.Protocol):
             except ValueError:
                 pass
             return
-        if self.until_close and self.head_done and exc is None:
+        if self.until_close and self.head_done and self._has_end:
             # RFC 9112 section 6.3 rule 8: the close is the end of the body.
             if self.chunked_to_client:
                 exchange.on_response_data(b"0\r\n\r\n")
@@ -289,6 +292,8 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.on_connection_broken(str(exc) if exc else "the upstream closed the connection")
 
     def eof_received(self) -> bool:
+        # A FIN; with TLS only a close_notify: without it anybody on the way may have ended the body (section 9.8).
+        self._has_end = True
         return False
 
     def pause_writing(self) -> None:

@@ -1,6 +1,7 @@
 """TLS on either side of the gateway."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import trustme
 from tests.integration.gateway.harness import (
     REQUEST,
+    SECONDS,
     Backend,
     Caller,
     Client,
@@ -125,6 +127,45 @@ async def test_instances_with_tls_are_verified(files: Files, tmp_path: Path) -> 
         assert not impostor.requests
         gateway.route({"orders": [instance("orders", 2, backend, scheme="http")]})
         assert (await client.ask(REQUEST)).status == 502
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("body", [b"", b"hello", bytes(100_000)], ids=len)
+@pytest.mark.parametrize("says_goodbye", [True, False], ids=["close_notify", "socket closed"])
+async def test_the_end_of_an_answer_that_only_tls_can_vouch_for(
+    files: Files, says_goodbye: bool, body: bytes, version: str
+) -> None:
+    """RFC 9112 section 9.8: without close_notify anybody on the way may have ended it."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        raw, _ = listening.accept()
+        with raw, files.server().wrap_socket(raw, server_side=True) as connection:
+            connection.settimeout(SECONDS)
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\n" + body)
+            if says_goodbye:
+                with contextlib.suppress(OSError):  # whether the gateway says goodbye, too, is its own business
+                    connection.unwrap()
+
+    async with (
+        running_gateway(GATEWAY_UPSTREAM_CA_FILE=files.ca, GATEWAY_RETRY_COUNT=0) as gateway,
+        asyncio.TaskGroup() as tasks,
+    ):
+        backend = Backend()
+        backend.port = listening.getsockname()[1]
+        gateway.route({"orders": [instance("orders", 0, backend, scheme="https")]})
+        tasks.create_task(asyncio.to_thread(serve))
+        client = await gateway.connect()
+        client.send(REQUEST.replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
+        if says_goodbye:
+            assert (await client.answer()).body == body
+            assert gateway.outcomes() == {}
+        else:
+            with pytest.raises(TruncatedError):
+                await client.answer()
+            assert gateway.outcomes() == {"upstream-truncated": 1}
+    listening.close()
 
 
 async def test_verification_can_be_switched_off(files: Files) -> None:
