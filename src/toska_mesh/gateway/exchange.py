@@ -6,16 +6,14 @@ lives on one event loop.
 """
 
 import asyncio
-from email.utils import formatdate
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 from toska_mesh.gateway import problems
-from toska_mesh.gateway.headers import KINDS
 from toska_mesh.gateway.problems import Problem, problem_body
 from toska_mesh.gateway.request import VIA, RequestHead
 from toska_mesh.gateway.tunnel import Tunnel, TunnelEnd
-from toska_mesh.gateway.upstream import Upstream, UpstreamConnection, status_line
+from toska_mesh.gateway.upstream import Upstream, UpstreamConnection, date_line, passing_lines, status_line
 from toska_mesh.resilience import RETRYABLE_STATUSES, Failure, Outcome, Permit, State, Try
 from toska_mesh.router import Service
 
@@ -522,16 +520,11 @@ class Exchange:
         self.proxy.guard.answered(upstream)
         if not upstream.circuit.is_clean:
             self.proxy.guard.settle(upstream, self.permit, Outcome.SUCCESS, self.head_at)
-        protocol = b""
-        fields = []
-        for name, value in connection.headers:
-            if name.lower() == b"upgrade":
-                protocol = value
-            elif not KINDS[name]:
-                fields.append(b"%b: %b\r\n" % (name, value))
+        headers = connection.headers
+        protocol = next((value for name, value in reversed(headers) if name.lower() == b"upgrade"), b"")
         self.client.send(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %b\r\n%b%b\r\n"
-            % (protocol, b"".join(fields), self.response_fields)
+            % (protocol, b"".join(passing_lines(headers)), self.response_fields)
         )
         self.connection = None
         client, from_client = self.client.hand_over()
@@ -552,8 +545,9 @@ class Exchange:
         if not self.request_complete or self.proxy.is_draining:
             self.closes = True
         length = b"" if status == 204 else b"Content-Length: %d\r\n" % len(body)
-        date = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
-        head = status_line(status, b"") + date + fields + self.response_fields + length + self._connection_field()
+        head = (
+            status_line(status, b"") + date_line() + fields + self.response_fields + length + self._connection_field()
+        )
         self.on_response_data(head + (b"" if self.is_head else body))
         self._record(outcome)
         self.client.finish(self, self.closes)

@@ -35,6 +35,7 @@ class Kind(IntEnum):
     RATE_LIMIT = 21
     TRAILER = 22
     TRACESTATE = 23
+    DATE = 24
 
 
 _KINDS: dict[bytes, Kind] = {
@@ -75,6 +76,7 @@ _KINDS: dict[bytes, Kind] = {
     b"ratelimit-limit": Kind.RATE_LIMIT,
     b"ratelimit-remaining": Kind.RATE_LIMIT,
     b"ratelimit-reset": Kind.RATE_LIMIT,
+    b"date": Kind.DATE,
 }
 
 MAX_SPELLINGS = 4096
@@ -133,7 +135,6 @@ _NOT_IN_TRAILERS = frozenset(
         b"content-range",
         b"content-type",
         b"cookie",
-        b"date",
         b"expires",
         b"if-match",
         b"if-modified-since",

@@ -7,6 +7,7 @@ carries. It knows HTTP/1.1 framing (RFC 9112 section 6) and nothing about routin
 import asyncio
 import re
 import ssl
+from email.utils import formatdate
 from typing import NamedTuple, Protocol, cast
 
 import orjson
@@ -26,6 +27,9 @@ MAX_HEAD_BYTES = 256 * 1024
 
 MAX_FIELDS = 1000
 """So many header fields, or trailer fields, and an answer is broken, too; each is an object here."""
+
+MAX_KNOWN_HEAD_BYTES = 4096
+"""A larger head is not kept: every idle connection would."""
 
 MAX_INTERIM_RESPONSES = 32
 """1xx answers before the final one (RFC 9110 section 15.2 sets no limit; a flood of them is an attack or a bug)."""
@@ -48,6 +52,7 @@ _H = ord("H")
 
 _CORS_RESPONSE = int(Kind.CORS_RESPONSE)
 _RATE_LIMIT = int(Kind.RATE_LIMIT)
+_DATE = int(Kind.DATE)
 
 
 class Carried(Protocol):
@@ -100,6 +105,24 @@ def status_line(status: int, reason: bytes) -> bytes:
         if len(_STATUS_LINES) < 1024:
             _STATUS_LINES[key] = line
     return line
+
+
+def date_line() -> bytes:
+    """The `Date` of an answer that is made, or comes without one, just now (RFC 9110 section 6.6.1)."""
+    return b"Date: %b\r\n" % formatdate(usegmt=True).encode()
+
+
+def passing_lines(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Of an interim answer or a switch of protocols: the lines of end-to-end fields that `Connection` does not name."""
+    named: frozenset[bytes] = frozenset()
+    for name, value in headers:
+        if KINDS[name] == _CONNECTION:
+            named = named | named_by_connection(value)
+    return [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in headers
+        if (not KINDS[name] or KINDS[name] == _DATE) and name.lower() not in named
+    ]
 
 
 class CoarseClock:
@@ -198,6 +221,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_done",
         "_drop",
         "_first_data",
+        "_has_date",
         "_has_end",
         "_head_bytes",
         "_interim",
@@ -242,6 +266,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers: list[tuple[bytes, bytes]] = []
         self._out: list[bytes] = []
         self._known: KnownHead | None = None
+        self._first_data = b""
+        self._has_date = False
         self._has_end = False
         """The instance itself has said that nothing more comes."""
         self._spoiled = False
@@ -258,7 +284,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.reason = b""
         self.status = 0
         self._trailers = b""
-        self._first_data = b""
         self._done = False
         self._drop = False
         self._head_bytes = 0
@@ -396,6 +421,10 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._out.append(head)
             self._remember(exchange, relayed)
+        # An idle connection need not hold what it has got.
+        self._first_data = b""
+        self.headers = []
+        self.fields = []
         if not self.has_body:
             self._done = True
 
@@ -456,7 +485,9 @@ class UpstreamConnection(asyncio.Protocol):
         data = self._first_data
         end = data.find(b"\r\n\r\n") + 4
         is_framed = self.content_length >= 0 and self.keep_alive and not exchange.is_head
-        if end > 4 and is_framed and not self._interim and self.status not in _NOT_REMEMBERED:
+        if not 4 < end <= MAX_KNOWN_HEAD_BYTES or not self._has_date:
+            return  # a Date that was added here holds for this answer alone
+        if is_framed and not self._interim and self.status not in _NOT_REMEMBERED:
             self._known = KnownHead(
                 data[:end],
                 relayed,
@@ -506,6 +537,7 @@ class UpstreamConnection(asyncio.Protocol):
         is_chunked = False
         keep_alive = True
         named: frozenset[bytes] = frozenset()
+        self._has_date = False
         for name, value in self.headers:
             kind = KINDS[name]
             if not kind:
@@ -522,6 +554,9 @@ class UpstreamConnection(asyncio.Protocol):
                 if value.lower() != b"keep-alive":
                     keep_alive = keep_alive and not has_token(value, b"close")
                     named = named | named_by_connection(value)
+            elif kind == _DATE:
+                self._has_date = True
+                fields.append(b"%b: %b\r\n" % (name, value))
             elif not (
                 kind in _ENDS_HERE
                 or (kind == _CORS_RESPONSE and exchange.replaces_cors)
@@ -530,6 +565,7 @@ class UpstreamConnection(asyncio.Protocol):
                 fields.append(b"%b: %b\r\n" % (name, value))
         if named:
             self.fields = [field for field in fields if field.partition(b":")[0].lower() not in named]
+            self._has_date = self._has_date and b"date" not in named
         version = self._parser.get_http_version() if self._parser is not None else ""
         if version != "1.1" and (version != "1.0" or is_chunked):
             # HTTP/1.0 has no transfer codings: its framing is faulty (RFC 9112 section 6.1).
@@ -561,6 +597,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _relayed_head(self) -> bytes:
         lines = [status_line(self.status, self.reason), *self.fields]
+        if not self._has_date:
+            lines.append(date_line())
         if self.chunked_to_client:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif self.content_length >= 0:
@@ -634,8 +672,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._interim > MAX_INTERIM_RESPONSES:
             self._break("too many interim answers")
             return
-        fields = [b"%b: %b\r\n" % (name, value) for name, value in self.headers if KINDS[name] == int(Kind.END_TO_END)]
-        exchange.on_interim(self.status, self.reason, fields)
+        exchange.on_interim(self.status, self.reason, passing_lines(self.headers))
         self.headers = []
         self.reason = b""
         self.status = 0

@@ -9,7 +9,8 @@ from tests.integration.gateway.harness import OK, Backend, Caller, Message, Trun
 from toska_mesh.gateway.request import MAX_KNOWN_BLOCK_BYTES, MAX_KNOWN_BLOCKS, HeaderBlock
 
 BLOCK = b"Host: shop.example\r\nAccept: */*\r\nCookie: a=b\r\nX-Own: one\r\n\r\n"
-ANSWER = b"HTTP/1.1 200 OK\r\nServer: s\r\nX-Own: two\r\nContent-Length: 5\r\n\r\n"
+DATE = b"Date: Fri, 20 Nov 2026 18:00:00 GMT\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\n" + DATE + b"Server: s\r\nX-Own: two\r\nContent-Length: 5\r\n\r\n"
 
 
 def request(target: bytes = b"/api/orders/x", method: bytes = b"GET", block: bytes = BLOCK) -> bytes:
@@ -173,7 +174,9 @@ async def test_a_known_head_with_too_much_or_too_little_behind_it() -> None:
 
 
 async def test_what_is_replaced_in_an_answer_depends_on_its_request() -> None:
-    answer = b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: https://own.example\r\nContent-Length: 0\r\n\r\n"
+    answer = (
+        b"HTTP/1.1 200 OK\r\n" + DATE + b"Access-Control-Allow-Origin: https://own.example\r\nContent-Length: 0\r\n\r\n"
+    )
     async with Backend() as backend, running_gateway(backend) as gateway:
         backend.script = backend.answer(answer)
         client = await gateway.connect()
@@ -186,7 +189,7 @@ async def test_what_is_replaced_in_an_answer_depends_on_its_request() -> None:
 
 
 async def test_a_known_answer_that_says_503_is_still_tried_elsewhere() -> None:
-    failing = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    failing = b"HTTP/1.1 503 Service Unavailable\r\n" + DATE + b"Content-Length: 0\r\n\r\n"
     async with Backend() as one, Backend() as two, running_gateway(one, two) as gateway:
         one.script = one.answer(failing)
         two.script = two.answer(ANSWER + b"works")

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
+import time
+from datetime import UTC, datetime
 
 import pytest
 from tests.integration.gateway.harness import OK, REQUEST, Backend, Caller, Script, TruncatedError, running_gateway
@@ -288,3 +291,73 @@ async def test_a_post_is_not_sent_on_a_connection_that_has_been_idle_for_long() 
         for _ in range(3):
             assert (await client.ask(POST)).status == 200
         assert len(backend.requests) == 4
+
+
+async def test_what_connection_names_ends_here_in_interim_answers_and_switches_too() -> None:
+    fields = b"Connection: Upgrade, X-Hop\r\nUpgrade: echo\r\nX-Hop: 1\r\nX-Stays: 1\r\n\r\n"
+
+    async def script(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(b"HTTP/1.1 103 Early Hints\r\n" + fields)
+        await caller.send(b"HTTP/1.1 101 Switching Protocols\r\n" + fields + b"bytes")
+
+    async with Backend(script) as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        answer = await client.ask(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"))
+        assert answer.status == 101
+        assert [interim.headers for interim in answer.interim] == [[("X-Stays", "1")]]
+        assert (answer.get("X-Hop"), answer.get("X-Stays")) == (None, "1")
+        assert (answer.get("Connection"), answer.get("Upgrade")) == ("Upgrade", "echo")
+        assert await client.everything() == b"bytes"
+
+
+GMT = "%a, %d %b %Y %H:%M:%S GMT"
+
+
+@pytest.mark.parametrize("named_away", [False, True])
+async def test_an_answer_without_a_date_gets_that_of_its_arrival(
+    monkeypatch: pytest.MonkeyPatch, named_away: bool
+) -> None:
+    """RFC 9110 section 6.6.1; also when the same head comes again later."""
+    own = b"Connection: date\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n" if named_away else b""
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        backend.script = backend.answer(OK.replace(b"\r\n", b"\r\n" + own, 1))
+        client = await gateway.connect()
+        for _ in range(2):
+            before = datetime.now(UTC)
+            date = datetime.strptime((await client.ask(REQUEST)).get("Date") or "", GMT).replace(tzinfo=UTC)
+            assert before.replace(microsecond=0) <= date <= datetime.now(UTC)
+        monkeypatch.setattr(time, "time", lambda: 1e9)
+        for _ in range(2):
+            assert (await client.ask(REQUEST)).get("Date") == "Sun, 09 Sep 2001 01:46:40 GMT"
+        assert backend.connections == 1
+
+
+async def test_the_date_of_an_instance_is_kept() -> None:
+    date = "Thu, 01 Jan 1970 00:00:00 GMT"
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        backend.script = backend.answer(OK.replace(b"\r\n", f"\r\ndate: {date}\r\n".encode(), 1))
+        client = await gateway.connect()
+        assert [(await client.ask(REQUEST)).get("Date") for _ in range(3)] == [date] * 3
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"503 Service Unavailable"])
+async def test_an_idle_connection_keeps_nothing_of_a_large_answer(status: bytes) -> None:
+    field = b"X-Large: " + b"a" * 50_000 + b"\r\n"
+    head = (
+        b"HTTP/1.1 "
+        + status
+        + b"\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+        + field
+        + b"Content-Length: 150000\r\n\r\n"
+    )
+    async with Backend() as backend, running_gateway(backend, GATEWAY_RETRY_COUNT=0) as gateway:
+        backend.script = backend.answer(head + bytes(150_000))
+        assert len((await gateway.get()).body) == 150_000
+        await gateway.settled()
+        (upstream,) = gateway.proxy.upstreams()
+        (connection,) = upstream.idle
+        held, depth = list(gc.get_referents(connection)), 3
+        for _ in range(depth):
+            held += [part for value in held if isinstance(value, tuple | list) for part in value]
+        assert sum(len(value) for value in held if isinstance(value, bytes)) < 16_384
