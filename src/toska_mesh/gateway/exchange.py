@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from toska_mesh.gateway import problems
 from toska_mesh.gateway.problems import Problem, problem_body
-from toska_mesh.gateway.request import VIA, RequestHead
+from toska_mesh.gateway.request import ALLOW, VIA, RequestHead
 from toska_mesh.gateway.tunnel import Tunnel, TunnelEnd
 from toska_mesh.gateway.upstream import Upstream, UpstreamConnection, date_line, passing_lines, status_line
 from toska_mesh.resilience import RETRYABLE_STATUSES, Failure, Outcome, Permit, State, Try
@@ -562,6 +562,8 @@ class Exchange:
             self._record(problem.code)
             self.client.cut()
             return
+        if problem is problems.METHOD_NOT_ALLOWED:
+            fields += ALLOW  # RFC 9110 section 15.5.6
         body = problem_body(problem, detail, self.head.request_id)
         self.answer(problem.status, b"Content-Type: application/problem+json\r\n" + fields, body, problem.code)
 

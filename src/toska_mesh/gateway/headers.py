@@ -36,6 +36,7 @@ class Kind(IntEnum):
     TRAILER = 22
     TRACESTATE = 23
     DATE = 24
+    MAX_FORWARDS = 25
 
 
 _KINDS: dict[bytes, Kind] = {
@@ -76,6 +77,7 @@ _KINDS: dict[bytes, Kind] = {
     b"ratelimit-limit": Kind.RATE_LIMIT,
     b"ratelimit-remaining": Kind.RATE_LIMIT,
     b"ratelimit-reset": Kind.RATE_LIMIT,
+    b"max-forwards": Kind.MAX_FORWARDS,
     b"date": Kind.DATE,
 }
 
@@ -142,7 +144,6 @@ _NOT_IN_TRAILERS = frozenset(
         b"if-range",
         b"if-unmodified-since",
         b"location",
-        b"max-forwards",
         b"pragma",
         b"range",
         b"retry-after",

@@ -31,7 +31,7 @@ from toska_mesh.gateway.guard import Guard, Guarded
 from toska_mesh.gateway.local import AsyncHandler, Handler, LocalAnswer
 from toska_mesh.gateway.pathroutes import PathRoutes
 from toska_mesh.gateway.paths import service_key, split_service
-from toska_mesh.gateway.request import VIA, KnownBlocks, Peer, RequestHead
+from toska_mesh.gateway.request import ALLOW, VIA, KnownBlocks, Peer, RequestHead
 from toska_mesh.gateway.routepolicy import Limiter, Operator, RoutePolicy, combine, host_name
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.sharedlimit import SharedRateLimiter, create_table
@@ -220,7 +220,7 @@ class Proxy(CoarseClock):
             exchange.refuse(problems.NOT_READY, "", b"Retry-After: 1\r\n")
             return None
         if head.path == b"*":
-            exchange.answer(204, b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", b"", "ok")
+            exchange.answer(204, ALLOW, b"", "ok")
             return None
         found = self._find(head, table)
         if found is None:

@@ -18,6 +18,11 @@ from toska_mesh.resilience import is_idempotent
 
 VIA = b"Via: 1.1 toska\r\n"
 
+ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+"""Of the gateway itself, whatever the instances allow."""
+
+_LARGEST_MAX_FORWARDS = 999_999_999
+
 # uri-host [":" port] (RFC 9110 section 7.2, RFC 3986 section 3.2.2); an empty Host is allowed. Narrower in two ways:
 # no comma, which would make a list of X-Forwarded-Host, and percent-encoding for non-ASCII names alone (what RFC 3986
 # has it for), so that nothing hides in it.
@@ -45,6 +50,7 @@ _B3 = int(Kind.B3)
 _TE = int(Kind.TE)
 _ORIGIN = int(Kind.ORIGIN)
 _CORS_REQUEST = int(Kind.CORS_REQUEST)
+_MAX_FORWARDS = int(Kind.MAX_FORWARDS)
 
 _TWICE = b"came more than once"
 """In place of a `traceparent`: not valid (W3C Trace Context section 3.2)."""
@@ -93,6 +99,7 @@ class HeaderBlock:
         "is_11",
         "is_chunked",
         "keep_alive",
+        "max_forwards",
         "origin",
         "refusal",
         "request_id",
@@ -108,7 +115,9 @@ class HeaderBlock:
         self.before_ids = b""
         """Header lines for the upstream: those that pass unchanged."""
         self.forwarded: tuple[bytes, bytes, bytes, bytes] | None = None
-        """What the client itself says about forwarding (for, proto, host, Forwarded); None when it says nothing."""
+        """What the client itself says about forwarding (for, proto, host, Forwarded); None when it says nothing, not
+        even how often (`max_forwards`)."""
+        self.max_forwards: bytes | None = None
         self.after_ids = b""
         """Framing and connection options, ended by the empty line."""
         self.has_body = False
@@ -241,7 +250,7 @@ def refused_head(problem: Problem, detail: str, peer: Peer, new_ids: RequestIds)
 
 
 def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> HeaderBlock:
-    """Sort the header fields and decide framing and persistence."""
+    """Sort the header fields and decide framing and persistence. What comes twice is refused where one decides."""
     block = HeaderBlock(version)
     fields: list[bytes] = []
     hosts = 0
@@ -251,6 +260,7 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
     says_close = wants_upgrade = False
     upgrade: bytes | None = None
     accepts_trailers = False
+    decided_on: list[bytes] = []
     for name, value in headers:
         kind = KINDS[name]
         if not kind:
@@ -277,6 +287,7 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
                 block.refusal = (problems.NOT_IMPLEMENTED, "the only transfer coding understood here is chunked")
         elif kind == _AUTHORIZATION:
             block.authorization = value
+            decided_on.append(name.lower())
             fields.append(b"%b: %b\r\n" % (name, value))
         elif kind == _REQUEST_ID:
             block.request_id = acceptable_id(value)
@@ -298,10 +309,15 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
             block.b3.append((name, value))
         elif kind == _ORIGIN:
             block.origin = value
+            decided_on.append(name.lower())
             fields.append(b"%b: %b\r\n" % (name, value))
         elif kind == _CORS_REQUEST:
             block.cors_method = True
+            decided_on.append(name.lower())
             fields.append(b"%b: %b\r\n" % (name, value))
+        elif kind == _MAX_FORWARDS:
+            block.max_forwards = value
+            decided_on.append(name.lower())
         elif kind == _EXPECT:
             block.expects_continue = block.is_11 and value.strip().lower() == b"100-continue"
         elif kind == _TE:
@@ -315,11 +331,15 @@ def read_block(version: str, headers: list[tuple[bytes, bytes]], peer: Peer) -> 
     block.before_ids = b"".join(fields)
     block.keep_alive = keep_alive and not says_close
     block.has_body = block.is_chunked or block.content_length > 0
-    if forwarded_for or forwarded_proto or forwarded_host or forwarded:
+    if forwarded_for or forwarded_proto or forwarded_host or forwarded or block.max_forwards is not None:
         block.forwarded = (forwarded_for, forwarded_proto, forwarded_host, forwarded)
     if peer.is_trusted and forwarded_for:
         block.client_address = client_address(peer.address, forwarded_for.decode("latin-1"), peer.proxies)
     _check(block, version, hosts)
+    if len(decided_on) > 1 and block.refusal is None and len(set(decided_on)) < len(decided_on):
+        # The instance would get both, the one that was judged and another (RFC 9110 section 5.3).
+        twice = max(decided_on, key=decided_on.count).decode()
+        block.refusal = (problems.BAD_REQUEST, f"{twice} may come only once")
     if wants_upgrade and upgrade is not None:
         # A server may pass the wish over, and must in HTTP/1.0 (RFC 9110 section 7.8); h2c is for the next hop alone.
         if block.is_11 and not block.has_body and upgrade and not has_token(upgrade, b"h2c"):
@@ -346,6 +366,8 @@ def make_head(method: bytes, raw_target: bytes, block: HeaderBlock, peer: Peer, 
         forwarded = peer.plain_forwarded(host)
     else:
         forwarded = _forwarded_fields(peer, *block.forwarded, host)
+        if block.max_forwards is not None:
+            forwarded += _count_down(head, block.max_forwards)
     head.id_fields = ids = b"X-Request-ID: %b\r\nX-Correlation-ID: %b\r\n" % (
         head.request_id.encode("latin-1"),
         head.correlation_id.encode("latin-1"),
@@ -425,6 +447,21 @@ def _forwarded_fields(
         given_host or host,
         given + b", " + element if given else element,
     )
+
+
+def _count_down(head: RequestHead, given: bytes) -> bytes:
+    """`Max-Forwards` for the upstream (RFC 9110 section 7.6.2), for the methods that it is about, if it is a number.
+
+    At 0 the request ends here: OPTIONS asks about the gateway then, as it does with the target `*`; TRACE is refused.
+    """
+    if head.method in (b"OPTIONS", b"TRACE") and given.isdigit():
+        digits = given.lstrip(b"0")
+        if not digits and head.method == b"TRACE":
+            head.refusal = head.refusal or (problems.METHOD_NOT_ALLOWED, "TRACE is not answered by the gateway")
+        elif not digits:
+            head.path, head.query = b"*", b""
+        given = b"%d" % min(int(digits[:10] or b"1") - 1, _LARGEST_MAX_FORWARDS)
+    return b"Max-Forwards: %b\r\n" % given
 
 
 def _framing(block: HeaderBlock, accepts_trailers: bool) -> bytes:

@@ -213,6 +213,20 @@ async def test_what_the_gateway_writes_cannot_be_named_away(name: str) -> None:
         assert request.body == b"abc"
 
 
+@pytest.mark.parametrize("name", ["Authorization", "Origin", "Access-Control-Request-Method", "Max-Forwards"])
+async def test_what_the_gateway_decides_on_comes_once(name: str) -> None:
+    """Another field beside the one that was judged would reach the instance unseen (RFC 9110 section 5.3)."""
+    twice = refused(get(f"{name}: 1".encode(), f"{name.upper()}: 2".encode()) + SMUGGLED, 400)
+    (answer,) = await play(twice, "whole")
+    assert b'"code":"bad-request"' in answer.body
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        client = await gateway.connect()
+        for _ in range(2):
+            assert (await client.ask(get(f"{name}: 1".encode()))).status != 400
+        assert (await client.ask(twice.sent)).status == 400
+        assert len(backend.requests) == 2
+
+
 async def test_hop_by_hop_fields_end_here_without_being_named() -> None:
     fields = {
         b"Keep-Alive": b"timeout=5",

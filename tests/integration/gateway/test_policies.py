@@ -301,3 +301,20 @@ async def test_bytes_of_one_client_never_reach_another() -> None:
     ):
         for number in range(16):
             users.create_task(use(number))
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE"])
+async def test_max_forwards_is_counted_down_and_ends_here(method: str) -> None:
+    async with Backend() as backend, running_gateway(backend) as gateway:
+        for _ in range(2):
+            client = await gateway.connect()
+            for left in (2, 1):
+                request = f"{method} /api/orders/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: {left}\r\n\r\n".encode()
+                assert (await client.ask(request)).status == 200
+                assert backend.requests[-1].get("Max-Forwards") == str(left - 1)
+            answer = await client.ask(request.replace(b"s: 1", b"s: 0"))
+            assert answer.status == (204 if method == "OPTIONS" else 405)
+            assert "GET" in (answer.get("Allow") or "")
+            assert answer.get("Via") == "1.1 toska"
+        assert len(backend.requests) == 4
+        assert (await gateway.get(headers="Max-Forwards: 0\r\n")).body == b"ok"

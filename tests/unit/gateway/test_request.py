@@ -68,12 +68,57 @@ def test_persistence(fields: Fields, version: str, keep_alive: bool) -> None:
         ([HOST], b"GET", b"http://a<b/", "1.1", problems.BAD_TARGET),
         ([HOST, (b"Transfer-Encoding", b"gzip, chunked")], b"POST", b"/", "1.1", problems.NOT_IMPLEMENTED),
         ([HOST, (b"Transfer-Encoding", b"chunked")], b"POST", b"/", "1.0", problems.BAD_FRAMING),
+        ([HOST, (b"Max-Forwards", b"0")], b"TRACE", b"/", "1.1", problems.METHOD_NOT_ALLOWED),
     ],
 )
 def test_refused(fields: Fields, method: bytes, target: bytes, version: str, problem: Problem) -> None:
     head = read(*fields, method=method, target=target, version=version)
     assert head.refusal is not None
     assert head.refusal[0] is problem
+
+
+@pytest.mark.parametrize("name", [b"Authorization", b"Origin", b"Access-Control-Request-Method", b"Max-Forwards"])
+@pytest.mark.parametrize("values", [(b"1", b"2"), (b"1", b"1"), (b"", b"1"), (b"1", b"")])
+def test_what_is_decided_on_may_not_be_said_twice(name: bytes, values: tuple[bytes, bytes]) -> None:
+    once, twice = (name, values[0]), (name.lower(), values[1])
+    assert read(HOST, once).refusal is None
+    refusal = read(HOST, once, twice).refusal
+    assert refusal is not None
+    assert refusal[0] is problems.BAD_REQUEST
+    assert name.decode().lower() in refusal[1].lower()
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "goes_on"),
+    [
+        (b"OPTIONS", b"1", "0"),
+        (b"OPTIONS", b"010", "9"),
+        (b"TRACE", b"70", "69"),
+        (b"TRACE", b"9" * 5000, "999999999"),
+        (b"OPTIONS", b"-1", "-1"),
+        (b"OPTIONS", b"0, 0", "0, 0"),
+        (b"TRACE", b"", ""),
+        (b"TRACE", b"\xb2", "\xb2"),
+        (b"GET", b"0", "0"),
+        (b"POST", b"7", "7"),
+    ],
+)
+def test_max_forwards_is_counted_down(method: bytes, given: bytes, goes_on: str) -> None:
+    head = read(HOST, (b"Max-Forwards", given), method=method)
+    assert head.refusal is None
+    assert head.path == b"/api/orders/"
+    fields = sent(head)
+    assert [value for name, value in fields if name == "Max-Forwards"] == [goes_on]
+    assert dict(fields)["X-Forwarded-For"] == "192.0.2.1"
+    trusted = read(HOST, (b"X-Forwarded-For", b"6.6.6.6"), (b"max-forwards", given), method=method, address="127.0.0.1")
+    assert dict(sent(trusted))["Max-Forwards"] == goes_on
+    assert dict(sent(trusted))["X-Forwarded-For"] == "6.6.6.6, 127.0.0.1"
+
+
+@pytest.mark.parametrize("given", [b"0", b"000"])
+def test_the_last_forward_of_options_ends_at_the_gateway(given: bytes) -> None:
+    head = read(HOST, (b"Max-Forwards", given), method=b"OPTIONS", target=b"/api/orders/?a=b")
+    assert (head.refusal, head.path, head.query) == (None, b"*", b"")
 
 
 @pytest.mark.parametrize(
