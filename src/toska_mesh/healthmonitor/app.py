@@ -152,7 +152,18 @@ class SelfWatch:
             self._look_at_catalog(asyncio.get_running_loop().time())
             self._look_at_events()
             self._look_at_leadership()
+            await self._wait_for_next_look()
+
+    async def _wait_for_next_look(self) -> None:
+        """A tick; the first catalog ends it early, because being ready does not wait for ticks."""
+        if self._catalog.peek() is not None:
             await asyncio.sleep(CHECK_SECONDS)
+            return
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._catalog.first()
+        except TimeoutError:
+            pass
 
     def _look_at_catalog(self, now: float) -> None:
         snapshot = self._catalog.peek()
