@@ -23,7 +23,7 @@ SLOT_BYTES = 16
 WAYS = 8
 """Slots in a row that a client may use."""
 
-_FORGIVEN = 1e-6
+_FORGIVEN = 1e-3
 _MAX_TAGS = 16_384
 
 

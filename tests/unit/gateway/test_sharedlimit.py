@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from toska_mesh.gateway import sharedlimit
@@ -19,6 +19,7 @@ def table() -> Iterator[int]:
     os.close(descriptor)
 
 
+@example(permits=10, requests=[("a", 0.0), ("a", 0.99999)])  # within what rounding is forgiven
 @given(
     permits=st.integers(1, 20),
     requests=st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 20)), max_size=60),
