@@ -2,7 +2,8 @@
 
 Each attack meets a fresh gateway process with a registry, an instance and one well-behaved client beside it, which asks
 on a kept connection and on new ones. Timeouts are shortened, so that an attack that only a timeout ends does end here;
-everything else is at its default, except that the rate limit is off, as it would end most of them at once.
+everything else is at its default, except that the rate limit is off, as it would end most of them at once, and that
+bodies have a least rate.
 
     python -m bench.attacks --seconds 4
 """
@@ -41,6 +42,7 @@ SHORT = {
     "GATEWAY_HEADER_TIMEOUT_SECONDS": "2",
     "GATEWAY_IDLE_TIMEOUT_SECONDS": "2",
     "GATEWAY_KEEP_ALIVE_SECONDS": "2",
+    "GATEWAY_MIN_BYTES_PER_SECOND": "240",
 }
 AFTER_SECONDS = 2.0
 """When the memory is looked at once more: time for what lingers to go."""

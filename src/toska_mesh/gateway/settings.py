@@ -126,9 +126,9 @@ class GatewaySettings(ConsulSettings):
     )
     min_bytes_per_second: int = setting(
         "GATEWAY_MIN_BYTES_PER_SECOND",
-        240,
+        0,
         "A client that sends a body, or takes an answer, more slowly than this for GATEWAY_IDLE_TIMEOUT_SECONDS is cut "
-        "off; 0 = any that moves may stay.",
+        "off, for example 240; 0 = any that moves may stay.",
         ge=0,
     )
     trusted_proxies: CommaList = setting(

@@ -167,7 +167,10 @@ async def test_many_small_chunk_extensions_are_cut_as_one_large_one_is() -> None
 )
 async def test_a_body_that_trickles_is_a_408_and_frees_the_instance(start: bytes) -> None:
     part = b"1\r\na\r\n" if start is CHUNKED else b"a"
-    async with Backend() as backend, running_gateway(backend, GATEWAY_IDLE_TIMEOUT_SECONDS=1.5) as gateway:
+    async with (
+        Backend() as backend,
+        running_gateway(backend, GATEWAY_IDLE_TIMEOUT_SECONDS=1.5, GATEWAY_MIN_BYTES_PER_SECOND=240) as gateway,
+    ):
         client = await gateway.connect()
         client.send(start)
         trickling = asyncio.get_running_loop().create_task(trickle(client, part))
@@ -189,7 +192,7 @@ async def trickle(client: Client, part: bytes) -> None:
 async def test_without_a_rate_a_body_may_trickle() -> None:
     async with (
         Backend() as backend,
-        running_gateway(backend, GATEWAY_IDLE_TIMEOUT_SECONDS=0.6, GATEWAY_MIN_BYTES_PER_SECOND=0) as gateway,
+        running_gateway(backend, GATEWAY_IDLE_TIMEOUT_SECONDS=0.6) as gateway,
     ):
         client = await gateway.connect()
         client.send(POST + b"Content-Length: 20\r\n\r\n")
@@ -211,7 +214,9 @@ async def test_a_body_that_waits_for_its_instance_is_not_slow() -> None:
 
     async with (
         Backend(script) as backend,
-        running_gateway(backend, GATEWAY_IDLE_TIMEOUT_SECONDS=4, GATEWAY_MAX_REQUEST_BYTES=0) as gateway,
+        running_gateway(
+            backend, GATEWAY_IDLE_TIMEOUT_SECONDS=4, GATEWAY_MIN_BYTES_PER_SECOND=240, GATEWAY_MAX_REQUEST_BYTES=0
+        ) as gateway,
     ):
         client = await gateway.connect()
         (connection,) = await connections(gateway, 1)
