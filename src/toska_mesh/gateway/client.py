@@ -593,7 +593,7 @@ class ClientConnection(asyncio.Protocol):
             return
         end = data.find(_END_OF_HEAD, line.end() - 2) + len(_END_OF_HEAD)
         # Were there another request behind the first, its head would stand between the two as well.
-        if len(data) - end == block.body_bytes:
+        if end > line.end() and len(data) - end == block.body_bytes:
             self._block_bytes = data[line.end() : end]
             self.proxy.known_blocks.keep(self._block_bytes, block)
 
@@ -611,6 +611,8 @@ class ClientConnection(asyncio.Protocol):
         is_last = len(data) == line.end() + len(block_bytes) and data.endswith(block_bytes)
         if not is_last or block is None or not block_bytes:
             end = data.find(_END_OF_HEAD, line.end() - 2) + len(_END_OF_HEAD)
+            if end <= line.end():
+                return False  # more of the head is to come (and mypyc takes no slice that ends before it begins)
             block_bytes = data[line.end() : end]
             block = proxy.known_blocks.find(block_bytes)
             if block is None or len(data) - end != block.body_bytes:
