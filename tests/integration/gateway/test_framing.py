@@ -453,27 +453,6 @@ async def test_trailers_about_framing_do_not_pass() -> None:
         assert backend.requests[0].trailers == [("X-Sum", "1")]
 
 
-async def test_fields_of_the_connection_end_here() -> None:
-    async with Backend() as backend, running_gateway(backend) as gateway:
-        client = await gateway.connect()
-        await client.ask(
-            get(
-                b"Connection: keep-alive, X-Hop, content-length, Host, close-not, x-forwarded-for, X-Request-ID",
-                b"X-Hop: 1",
-                b"Proxy-Connection: keep-alive",
-                b"X-Stays: 1",
-            )
-        )
-        (request,) = backend.requests
-        assert request.get("X-Hop") is None
-        assert request.get("Proxy-Connection") is None
-        assert request.get("Connection") is None
-        assert request.get("X-Stays") == "1"
-        assert request.get("Host") == f"127.0.0.1:{backend.port}"
-        assert request.get("X-Forwarded-For") == "127.0.0.1"
-        assert request.get("X-Request-ID")
-
-
 async def test_a_flood_of_malformed_requests_hurts_nobody_else() -> None:
     tables = (*LENGTHS.values(), *CODINGS.values(), *CHUNKS.values())
     malformed = [case.sent for case in tables if not case.reaches]

@@ -3,20 +3,17 @@
 import asyncio
 import contextlib
 import random
-import time
 
-import jwt
 import pytest
 from tests.integration.gateway.harness import OK, REQUEST, Backend, Caller, Message, TruncatedError, running_gateway
+from tests.integration.gateway.tokens import token, with_tokens
 from tests.support.wait import eventually
 
-from toska_mesh.gateway.auth import TokenChecker
 from toska_mesh.gateway.local import LocalAnswer
 from toska_mesh.gateway.proxy import Proxy
 from toska_mesh.resilience import State
 
 POST = b"POST /api/orders/ HTTP/1.1\r\nHost: a\r\n"
-SECRET = "a secret that is long enough for HS256"
 
 
 async def test_a_body_over_the_limit_is_refused_before_and_within() -> None:
@@ -150,19 +147,6 @@ async def test_cors_for_a_list_of_origins() -> None:
         assert (refused.status, refused.get("Access-Control-Allow-Origin")) == (403, None)
         other = await gateway.get(headers="Origin: https://evil.example\r\n")
         assert (other.status, other.get("Access-Control-Allow-Origin"), other.get("Vary")) == (200, None, "Origin")
-
-
-def token(**claims: object) -> str:
-    return jwt.encode(
-        {"exp": time.time() + 60, "iss": "ToskaMesh.Gateway", "aud": "ToskaMesh.Services"} | claims,  # noqa: TID251
-        SECRET,
-        "HS256",
-    )
-
-
-def with_tokens(tasks: asyncio.TaskGroup) -> dict[str, object]:
-    checker = TokenChecker("ToskaMesh.Gateway", "ToskaMesh.Services", {"": (SECRET, ("HS256",))}, time.time)  # noqa: TID251
-    return {"tokens": checker}
 
 
 async def test_tokens_guard_routes_and_dashboard_but_not_health() -> None:

@@ -3,23 +3,21 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
-import jwt
 import orjson
 import pytest
 from tests.integration.gateway import daemons
 from tests.integration.gateway.daemons import hello, start
 from tests.integration.gateway.harness import OK, Backend, Caller, Gateway, Message, instance, running_gateway
+from tests.integration.gateway.tokens import token, with_tokens
 from tests.support.servers import RegistryServer, http_get
 from tests.support.wait import eventually
 
 from toska_mesh.admin import AdminServer, Health
 from toska_mesh.gateway.adminapi import admin_routes
-from toska_mesh.gateway.auth import TokenChecker
 from toska_mesh.gateway.local import LocalAnswer
 from toska_mesh.gateway.proxy import Proxy
 from toska_mesh.model import InstanceId, ServiceName
@@ -29,19 +27,12 @@ from toska_mesh.telemetry import new_metrics_registry
 
 __all__ = ["hello", "start"]
 
-SECRET = "a secret that is long enough for HS256"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 FORWARDED = "X-Forwarded-For: 192.0.2.{}\r\n"
 
 
-def with_tokens(tasks: asyncio.TaskGroup) -> dict[str, object]:
-    checker = TokenChecker("ToskaMesh.Gateway", "ToskaMesh.Services", {"": (SECRET, ("HS256",))}, time.time)  # noqa: TID251
-    return {"tokens": checker}
-
-
 def bearer() -> str:
-    claims = {"exp": time.time() + 60, "iss": "ToskaMesh.Gateway", "aud": "ToskaMesh.Services"}  # noqa: TID251
-    return f"Authorization: Bearer {jwt.encode(claims, SECRET, 'HS256')}\r\n"
+    return f"Authorization: Bearer {token()}\r\n"
 
 
 async def silent(caller: Caller) -> None:

@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 from typing import Any
 
-from bench.micro.exchange import relaying
+from bench.micro.exchange import RESPONSE, relaying
 
 REQUESTS = 20
 MOST_BYTECODES = 1940 if sys.version_info[:2] == (3, 11) else 2600
@@ -38,7 +38,7 @@ class _Count:
 async def _cost() -> tuple[int, int]:
     """Bytecodes and calls per common request, everything at its default on."""
     count = _Count()
-    async with relaying() as (relay, _):
+    async with relaying() as (relay, to_client):
         relay(2)  # the first request of a connection is read whole
         sys.settrace(count.trace)
         try:
@@ -50,6 +50,7 @@ async def _cost() -> tuple[int, int]:
             relay(REQUESTS)
         finally:
             sys.setprofile(None)
+        assert to_client.written > 2 * REQUESTS * len(RESPONSE)  # what was counted were answers
     return count.bytecodes // REQUESTS, count.calls // REQUESTS
 
 
