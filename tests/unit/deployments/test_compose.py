@@ -104,7 +104,7 @@ def test_the_command_is_the_console_script_of_that_daemon(service: str) -> None:
     command = " ".join(SERVICES[service]["command"])
     assert command == OURS[service].command
     if command in SCRIPTS:
-        assert SCRIPTS[command] == f"{OURS[service].module}:main"
+        assert SCRIPTS[command] == f"toska_mesh.entry:{OURS[service].name}"
     else:
         assert command == f"python -m {OURS[service].module}"
 

@@ -56,7 +56,11 @@ def test_console_script_leads_to_a_callable(name: str) -> None:
 
 def requirements() -> list[str]:
     extras = PROJECT["project"]["optional-dependencies"]
-    return [*PROJECT["project"]["dependencies"], *extras["dev"], *PROJECT["build-system"]["requires"]]
+    return [
+        *PROJECT["project"]["dependencies"],
+        *(text for extra in extras.values() for text in extra),
+        *PROJECT["build-system"]["requires"],
+    ]
 
 
 @pytest.mark.parametrize("text", requirements())

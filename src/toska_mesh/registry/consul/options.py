@@ -1,8 +1,10 @@
 """How to reach one Consul agent (or `toska-registry`): one value instead of a dozen arguments."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from toska_mesh.settings import ConsulSettings
+if TYPE_CHECKING:  # the SDK follows the registry too, and must not need what the daemons' settings are built on
+    from toska_mesh.settings import ConsulSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class ConsulOptions:
     """Connections at most. Consul allows 200 per client address (`limits.http_max_conns_per_client`)."""
 
     @classmethod
-    def from_settings(cls, settings: ConsulSettings) -> "ConsulOptions":
+    def from_settings(cls, settings: "ConsulSettings") -> "ConsulOptions":
         return cls(
             address=settings.consul_address,
             token=settings.consul_token.get_secret_value(),
