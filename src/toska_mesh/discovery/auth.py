@@ -21,11 +21,9 @@ AuthMode = Literal["off", "optional", "required"]
 SERVICE_ROLE = "Service"
 ADMIN_ROLE = "Admin"
 LEEWAY_SECONDS = 30
-MIN_SECRET_BYTES = 32
 
 _ROLE_CLAIMS = ("http://schemas.microsoft.com/ws/2008/06/identity/claims/role", "role")
 _MAX_CACHED = 4096
-_PLACEHOLDERS = ("change-me", "change_me", "changeme", "replace-me", "replace_me", "placeholder", "your-secret")
 
 
 class UnauthenticatedError(MeshError):
@@ -46,17 +44,6 @@ class Identity:
 
     service_id: str
     is_admin: bool = False
-
-
-def problem_with_secret(secret: str) -> str | None:
-    """Why a shared secret is not fit for signing tokens, or None."""
-    if not secret:
-        return "is empty"
-    if any(word in secret.lower() for word in _PLACEHOLDERS) or len(set(secret)) == 1:
-        return "is a placeholder"
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        return f"has {len(secret.encode())} bytes"
-    return None
 
 
 class Gatekeeper:

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from toska_mesh.discovery.address import IPAddress
 from toska_mesh.discovery.auth import Identity
 from toska_mesh.errors import RegistryUnavailableError
+from toska_mesh.model.rules import IPAddress
 
 T = TypeVar("T")
 

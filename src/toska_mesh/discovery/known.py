@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from toska_mesh.discovery.validation import DEFAULT_INTERVAL_SECONDS, MIN_TTL_SECONDS, ttl_seconds
 from toska_mesh.model import Instance, InstanceId, ServiceName
 from toska_mesh.model import metadata as keys
+from toska_mesh.model.rules import DEFAULT_INTERVAL_SECONDS, MIN_TTL_SECONDS, ttl_seconds
 
 
 @dataclass(frozen=True, slots=True)

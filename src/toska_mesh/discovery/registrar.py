@@ -22,7 +22,7 @@ from toska_mesh.discovery.store import Begun
 from toska_mesh.discovery.transitions import Announced
 from toska_mesh.discovery.validation import InvalidArgumentError, RegisterInstance
 from toska_mesh.errors import InstanceNotFoundError, RegistryError, RegistryUnavailableError
-from toska_mesh.model import CatalogSnapshot, HealthStatus, Instance, InstanceId, ServiceName
+from toska_mesh.model import CatalogSnapshot, HealthStatus, Instance, InstanceId, ServiceName, rules
 from toska_mesh.model.metadata import own_metadata
 from toska_mesh.registry.api import Registration, Registry
 from toska_mesh.telemetry import event_log
@@ -93,7 +93,7 @@ class Registrar:
             address=address.resolve(asked.address, call.ip),
             port=asked.port,
             metadata=own_metadata(asked.metadata),
-            ttl_seconds=validation.ttl_seconds(asked.health_check.interval_seconds),
+            ttl_seconds=rules.ttl_seconds(asked.health_check.interval_seconds),
             registered_at=self._registered_since(instance_id, asked.service) or self._utcnow(),
             owner=call.identity.service_id if call.identity else None,
         )
@@ -142,7 +142,7 @@ class Registrar:
         """Take a beat. False when the id was never registered here, or was deregistered on purpose."""
         validation.check_instance_id(instance_id)
         health = validation.check_status(status)
-        output = validation.shorten_output(output)
+        output = rules.shorten_output(output)
         self.check_owner(call, instance_id)
         try:
             if self._is_news(instance_id, health):

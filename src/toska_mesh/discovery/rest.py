@@ -14,7 +14,6 @@ from aiohttp import web
 
 from toska_mesh.admin import json_response, problem
 from toska_mesh.discovery import rest_json as shapes
-from toska_mesh.discovery.address import parse_ip
 from toska_mesh.discovery.auth import Gatekeeper, NotOwnerError, PermissionDeniedError, UnauthenticatedError
 from toska_mesh.discovery.call import Call, deadline_of
 from toska_mesh.discovery.metrics import DiscoveryMetrics
@@ -23,6 +22,7 @@ from toska_mesh.discovery.registrar import Lookup, Registrar
 from toska_mesh.discovery.validation import InvalidArgumentError
 from toska_mesh.errors import MeshError, RegistryUnavailableError
 from toska_mesh.model import HealthStatus, Instance, InstanceId, ServiceName
+from toska_mesh.model.rules import parse_ip
 from toska_mesh.telemetry import event_log
 
 STALE_HEADER = "X-Toska-Stale"

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import SecretStr, model_validator
 
-from toska_mesh.discovery.auth import MIN_SECRET_BYTES, problem_with_secret
+from toska_mesh.model.rules import MIN_SECRET_BYTES, problem_with_secret
 from toska_mesh.settings import BrokerSettings, ConsulSettings, setting, state_dir
 
 

@@ -4,7 +4,8 @@ import ipaddress
 
 import pytest
 
-from toska_mesh.discovery.address import parse_ip, peer_ip, problem_with, resolve
+from toska_mesh.discovery.address import peer_ip, resolve
+from toska_mesh.model.rules import parse_ip, problem_with_address
 
 ROUTABLE = ipaddress.ip_address("10.9.8.7")
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -32,7 +33,7 @@ LOOPBACK = ipaddress.ip_address("127.0.0.1")
     ],
 )
 def test_resolve(asked: str, caller: ipaddress.IPv4Address | None, registered: str) -> None:
-    assert problem_with(asked) is None
+    assert problem_with_address(asked) is None
     assert resolve(asked, caller) == registered
 
 
@@ -61,7 +62,7 @@ def test_resolve(asked: str, caller: ipaddress.IPv4Address | None, registered: s
     ],
 )
 def test_what_is_no_address_of_a_service(address: str) -> None:
-    assert problem_with(address)
+    assert problem_with_address(address)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from toska_mesh.discovery.auth import (
     Identity,
     PermissionDeniedError,
     UnauthenticatedError,
-    problem_with_secret,
 )
+from toska_mesh.model.rules import problem_with_secret
 
 SECRET = "kJ8sLq2vXz0pRt6wYb4nMc7dFg9hUe3a"
 ROLE = "http://schemas.microsoft.com/ws/2008/06/identity/claims/role"

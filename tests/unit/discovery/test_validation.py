@@ -6,7 +6,7 @@ import pytest
 
 from toska_mesh.discovery import validation
 from toska_mesh.discovery.validation import HealthCheck, InvalidArgumentError, RegisterInstance
-from toska_mesh.model import HealthStatus
+from toska_mesh.model import HealthStatus, rules
 
 
 def asked(**fields: Any) -> RegisterInstance:
@@ -99,7 +99,7 @@ def test_the_health_path_of_the_check_is_used_when_the_metadata_names_none() -> 
     ("interval", "ttl"), [(0, 35), (-1, 35), (1, 10), (5, 10), (6, 11), (30, 35), (60, 65), (86400, 86405)]
 )
 def test_time_to_live(interval: int, ttl: int) -> None:
-    assert validation.ttl_seconds(interval) == ttl
+    assert rules.ttl_seconds(interval) == ttl
 
 
 @pytest.mark.parametrize("status", [0, 4, -1, 99])
@@ -117,5 +117,5 @@ def test_statuses_that_may_be_reported() -> None:
 
 
 def test_long_output_is_cut() -> None:
-    assert len(validation.shorten_output("x" * 100_000)) == validation.MAX_OUTPUT_CHARS
-    assert validation.shorten_output("fine") == "fine"
+    assert len(rules.shorten_output("x" * 100_000)) == rules.MAX_OUTPUT_CHARS
+    assert rules.shorten_output("fine") == "fine"
