@@ -13,10 +13,11 @@ from setuptools import setup
 COMPILED = {
     "gateway": (
         "accesslog auth client cors exchange firstline forwarded goodbye guard headers local paths problems proxy "
-        "request stats trace turns upstream"
+        "request stats turns upstream"
     ),
     "resilience": "breaker budget ratelimit suspicion",
     "router": "cycles hashed picker sampled service strategies target",
+    "telemetry": "trace",
 }
 """What runs on every request, by package. One group: calls between these modules are calls in C."""
 

@@ -36,7 +36,6 @@ from toska_mesh.gateway.routepolicy import Limiter, Operator, RoutePolicy, combi
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.sharedlimit import SharedRateLimiter, create_table
 from toska_mesh.gateway.stats import NO_SERVICE, GatewayStats
-from toska_mesh.gateway.trace import RequestIds
 from toska_mesh.gateway.tunnel import Tunnel
 from toska_mesh.gateway.turns import Turns
 from toska_mesh.gateway.upstream import CoarseClock, Upstream, UpstreamConnection
@@ -54,6 +53,7 @@ from toska_mesh.resilience import (
 )
 from toska_mesh.router import RouteTable, Service, Target
 from toska_mesh.telemetry import event_log
+from toska_mesh.telemetry.trace import RequestIds
 
 TICK_SECONDS = 0.1
 

@@ -13,8 +13,8 @@ from toska_mesh.gateway.forwarded import TrustedProxies, client_address, forward
 from toska_mesh.gateway.headers import KINDS, Kind, has_token, named_by_connection
 from toska_mesh.gateway.paths import BadTargetError, is_plain, parse_target
 from toska_mesh.gateway.problems import Problem
-from toska_mesh.gateway.trace import RequestIds, acceptable_id, continue_b3, continue_traceparent
 from toska_mesh.resilience import is_idempotent
+from toska_mesh.telemetry.trace import RequestIds, acceptable_id, continue_b3, continue_traceparent
 
 VIA = b"Via: 1.1 toska\r\n"
 

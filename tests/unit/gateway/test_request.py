@@ -11,7 +11,7 @@ from toska_mesh.gateway import problems
 from toska_mesh.gateway.forwarded import TrustedProxies
 from toska_mesh.gateway.problems import Problem
 from toska_mesh.gateway.request import Peer, RequestHead, make_head, read_block
-from toska_mesh.gateway.trace import RequestIds
+from toska_mesh.telemetry.trace import RequestIds
 
 Fields = list[tuple[bytes, bytes]]
 HOST = (b"Host", b"shop.example")

@@ -1,8 +1,9 @@
 """Trace context on its way through: W3C `traceparent` and B3, each passed on with a new span id. Pure.
 
-The gateway starts no trace of its own: without a tracer behind it, a made-up sampling decision would mislead those
-that have one. What is invalid is not passed on, and `tracestate` never without a valid `traceparent` (W3C Trace Context
-section 3.3.2: it belongs to it): the next one behind us that traces begins anew. Each request has an id all the same.
+Neither gateway nor SDK starts a trace of its own: without a tracer behind it, a made-up sampling decision would mislead
+those that have one. What is invalid is not passed on, and `tracestate` never without a valid `traceparent` (W3C Trace
+Context section 3.3.2: it belongs to it): the next one behind us that traces begins anew. Each request has an id all the
+same.
 """
 
 import random

@@ -1,10 +1,10 @@
-"""Trace context on its way through the gateway."""
+"""Trace context on its way through the mesh."""
 
 import random
 
 import pytest
 
-from toska_mesh.gateway.trace import RequestIds, acceptable_id, continue_b3, continue_traceparent
+from toska_mesh.telemetry.trace import RequestIds, acceptable_id, continue_b3, continue_traceparent
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
 SPAN = b"b7ad6b7169203331"
