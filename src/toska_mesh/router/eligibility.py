@@ -64,7 +64,7 @@ def judge(
         and (policy.expose_all or instance.is_mesh_member)
         and position not in duplicates
         and not _is_draining(instance)
-        and not _foreign_scheme(instance)
+        and not _foreign_scheme(instance, policy)
     ]
     objections = sum(verdicts.get(instance.id) is HealthStatus.UNHEALTHY for instance in trusted)
     # Instances that no monitor looks at cannot speak for the monitor. `probed` may lag behind the verdicts.
@@ -76,9 +76,9 @@ def judge(
             "its verdicts about this service are set aside"
         )
 
-    foreign = sorted({scheme for instance in instances if (scheme := _foreign_scheme(instance))})
+    foreign = sorted({scheme for instance in instances if (scheme := _foreign_scheme(instance, policy))})
     if foreign:
-        warnings.append(f"instances with scheme {', '.join(foreign)} get no requests: that is not served over HTTP/1.1")
+        warnings.append(f"instances with scheme {', '.join(foreign)} get no requests: that {_not_served(policy)}")
 
     first: list[Judgement] = []
     for position, instance in enumerate(instances):
@@ -89,8 +89,8 @@ def judge(
         elif not (policy.expose_all or instance.is_mesh_member):
             reason = f"no mesh metadata key ({', '.join(sorted(MESH_MARKERS))})"
             first.append(Judgement(instance, verdict, None, reason))
-        elif scheme := _foreign_scheme(instance):
-            first.append(Judgement(instance, verdict, None, f"scheme {scheme} is not served over HTTP/1.1"))
+        elif scheme := _foreign_scheme(instance, policy):
+            first.append(Judgement(instance, verdict, None, f"scheme {scheme} {_not_served(policy)}"))
         else:
             rank, reason = _rank(instance, None if in_panic else verdict)
             first.append(Judgement(instance, verdict, rank, reason))
@@ -138,10 +138,20 @@ def _is_draining(instance: Instance) -> bool:
     return instance.metadata.get(DRAINING, "").strip().lower() == "true"
 
 
-def _foreign_scheme(instance: Instance) -> str:
-    """What the instance speaks when that is something else than HTTP; empty when requests can go to it."""
-    scheme = instance.metadata.get(SCHEME, "").strip().lower()
-    return "" if not scheme or scheme in HTTP_SCHEMES else scheme[:40]
+def _foreign_scheme(instance: Instance, policy: RoutingPolicy) -> str:
+    """What the instance speaks when that is something else than the table's requests; empty when they can go to it."""
+    scheme = instance.metadata.get(SCHEME, "").strip().lower() or HTTP_SCHEMES[0]
+    if not policy.schemes or scheme in policy.schemes:
+        return ""
+    if policy.port_key and instance.metadata.get(policy.port_key, "").strip():
+        return ""
+    return scheme[:40]
+
+
+def _not_served(policy: RoutingPolicy) -> str:
+    if policy.schemes == HTTP_SCHEMES:
+        return "is not served over HTTP/1.1"
+    return f"is not {' or '.join(policy.schemes)}"
 
 
 def registration_order(instance: Instance) -> tuple[int, str, str, int, int]:

@@ -61,6 +61,35 @@ def test_what_speaks_no_http_gets_no_requests_and_says_so(scheme: str) -> None:
     assert ruling.warnings == (f"instances with scheme {word} get no requests: that is not served over HTTP/1.1",)
 
 
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        pytest.param(RoutingPolicy(), "plain http", id="HTTP is what a table serves"),
+        pytest.param(RoutingPolicy(schemes=("grpc", "grpcs")), "rpc", id="one for gRPC"),
+        pytest.param(RoutingPolicy(schemes=("grpc",), port_key="grpc_port"), "both rpc", id="by a second port too"),
+        pytest.param(RoutingPolicy(schemes=()), "both http plain raw rpc", id="one for anything"),
+    ],
+)
+def test_a_table_serves_the_schemes_of_its_policy(policy: RoutingPolicy, expected: str) -> None:
+    instances = [
+        instance("both", scheme="tcp", grpc_port="9000"),
+        instance("http"),
+        instance("plain", is_member=False, lb_strategy="Random"),
+        instance("raw", scheme="tcp"),
+        instance("rpc", scheme=" GRPC "),
+    ]
+    ruling = rule(*instances, policy=policy)
+    assert sorted(eligible(ruling).split()) == sorted(expected.split())
+    if policy.schemes == ("grpc", "grpcs"):
+        assert reason(ruling, "plain") == "scheme http is not grpc or grpcs"
+        assert "instances with scheme http, tcp get no requests: that is not grpc or grpcs" in ruling.warnings
+
+
+def test_schemes_are_lower_case() -> None:
+    with pytest.raises(ValueError, match="lower case"):
+        RoutingPolicy(schemes=("HTTP",))
+
+
 @pytest.mark.parametrize("scheme", ["", "http", "HTTPS", " https "])
 def test_http_with_or_without_tls_gets_requests(scheme: str) -> None:
     ruling = rule(instance("a", scheme=scheme))
