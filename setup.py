@@ -12,9 +12,10 @@ from setuptools import setup
 
 COMPILED = {
     "gateway": (
-        "accesslog auth client cors exchange firstline forwarded goodbye guard headers local paths problems proxy "
+        "accesslog auth client cors exchange firstline forwarded goodbye headers local paths problems proxy "
         "request stats turns upstream"
     ),
+    "guard": "guard",
     "resilience": "breaker budget ratelimit suspicion",
     "router": "cycles hashed picker sampled service strategies target",
     "telemetry": "trace",

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from toska_mesh.guard import DialError
 from toska_mesh.model import Endpoint
 from toska_mesh.telemetry import event_log
 
@@ -27,10 +28,6 @@ WARN_EVERY_SECONDS = 60.0
 """A certificate that cannot be verified is said again after this, per endpoint."""
 
 log = event_log("gateway.dialling")
-
-
-class DialError(Exception):
-    """There is no connection. The text is for the client as well: it names neither addresses nor hosts."""
 
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)

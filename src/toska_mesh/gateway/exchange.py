@@ -14,21 +14,15 @@ from toska_mesh.gateway.problems import Problem, problem_body
 from toska_mesh.gateway.request import ALLOW, VIA, RequestHead
 from toska_mesh.gateway.tunnel import Tunnel, TunnelEnd
 from toska_mesh.gateway.upstream import Upstream, UpstreamConnection, date_line, passing_lines, status_line
+from toska_mesh.guard import REPLAY_MAX_BYTES, has_alternative, plan_retry
 from toska_mesh.resilience import RETRYABLE_STATUSES, Failure, Outcome, Permit, State, Try
 from toska_mesh.router import Service
 
 if TYPE_CHECKING:
     from toska_mesh.gateway.proxy import Proxy
 
-REPLAY_MAX_BYTES = 64 * 1024
-"""Larger request bodies are not kept for another try; such a request is simply not retried."""
-
 PENDING_MAX_BYTES = 64 * 1024
 """What a client may send ahead while there is no upstream connection yet."""
-
-
-TRIAL_WAITS_SECONDS = 5.0
-"""How long the trial of an instance is kept for requests that could be repeated elsewhere."""
 
 
 class Phase(Enum):
@@ -179,11 +173,15 @@ class Exchange:
         self._try(self.started)
 
     def _try(self, now: float) -> None:
-        upstream = self._pick(now)
+        proxy, service, head = self.proxy, self.service, self.head
+        if service is None:
+            self._refuse_unservable(now)
+            return
+        upstream = proxy.guard.choose(service, head.client_address, self.tried, head.is_idempotent, now)
         if upstream is None:
             self._refuse_unservable(now)
             return
-        proxy = self.proxy
+        self.permit = upstream.circuit.epoch
         self.upstream = upstream
         self.attempts += 1
         self.try_started = now
@@ -193,46 +191,12 @@ class Exchange:
         self._sent_bytes = False
         upstream.in_flight += 1
         upstream.waiting[self] = now
-        connection = upstream.take_idle(now, not self.head.is_idempotent)
+        connection = upstream.take_idle(now, not head.is_idempotent)
         if connection is not None:
             self._send_on(connection)
         else:
             self.phase = Phase.DIALLING
             proxy.dial(upstream, self)
-
-    def _pick(self, now: float) -> Upstream | None:
-        service, guard = self.service, self.proxy.guard
-        if service is None:
-            return None
-        while True:
-            target = service.pick(now, self.head.client_address, self.tried)
-            if len(self.tried) > 1 and target in self.tried:
-                # Everybody has failed once: the one that failed just now comes last.
-                target = service.pick(now, self.head.client_address, self.tried[-1:])
-            if target is None:
-                target = guard.last_resort(service, self.tried)
-            if not isinstance(target, Upstream):
-                return None
-            if target.circuit.is_clean:
-                self.permit = target.circuit.epoch
-                return target
-            if target.circuit.state is not State.CLOSED and not self.head.is_idempotent:
-                target = self._spare_trial(service, target, now)
-            permit = guard.admit(target, now)
-            if permit is not None:
-                self.permit = permit
-                return target
-            target.is_blocked = True  # somebody else has the one trial
-
-    def _spare_trial(self, service: Service, target: Upstream, now: float) -> Upstream:
-        """A trial may fail, and a failed request like this cannot be repeated: rather one that can makes the trial.
-
-        Only for a while: where no such request ever comes, this one has to do.
-        """
-        if now - target.circuit.retry_at > TRIAL_WAITS_SECONDS:
-            return target
-        other = service.pick(now, self.head.client_address, (*self.tried, target))
-        return other if isinstance(other, Upstream) and other.circuit.state is State.CLOSED else target
 
     def on_dialled(self, connection: UpstreamConnection) -> None:
         """The dial that `_try` asked for is through."""
@@ -306,23 +270,23 @@ class Exchange:
             bytes_sent=self._sent_bytes,
             body_kept=not self.head.has_body or self._keeps_body or not self._sent_bytes,
         )
-        goes_elsewhere = service is not None and self._has_alternative(service)
-        pause = self.policy.retry.next_pause(attempt, self.attempts - 1, goes_elsewhere, proxy.rng)
-        if pause is None or now + pause >= self.expires:
-            return None
-        return pause if proxy.retry_budget.try_spend(now) else None
+        goes_elsewhere = service is not None and has_alternative(service, self.upstream, self.tried)
+        return plan_retry(
+            self.policy.retry,
+            attempt,
+            self.attempts - 1,
+            goes_elsewhere,
+            self.expires,
+            proxy.retry_budget,
+            proxy.rng,
+            now,
+        )
 
     def _look_service_up(self) -> Service | None:
         """The service as the present table has it: instances may have come and gone since the last try."""
         if self.service is not None:
             self.service = self.proxy.present(self.service)
         return self.service
-
-    def _has_alternative(self, service: Service) -> bool:
-        present = self.upstream
-        return any(
-            not target.is_blocked and target is not present and target not in self.tried for target in service.targets
-        )
 
     def _blame(self, now: float) -> None:
         """Count the failure against the instance, once per request however often it is tried there."""
@@ -331,7 +295,7 @@ class Exchange:
             self._is_blamed = True
             self.proxy.guard.settle(upstream, self.permit, Outcome.FAILURE, now)
 
-    # -- what the guard asks (see guard.Waiting)
+    # -- what the guard asks (see toska_mesh.guard.Waiting)
 
     @property
     def is_dialling(self) -> bool:
@@ -342,7 +306,7 @@ class Exchange:
         if self.phase not in (Phase.DIALLING, Phase.WAITING):
             return
         service = self._look_service_up()
-        if service is None or not self._has_alternative(service):
+        if service is None or not has_alternative(service, self.upstream, self.tried):
             return
         now = self.proxy.clock()
         failure = Failure.CONNECT if self.is_dialling else Failure.TIMEOUT

@@ -20,14 +20,12 @@ from toska_mesh.gateway.accesslog import AccessLog
 from toska_mesh.gateway.admission import Admission, limit_key, places_for, share_of
 from toska_mesh.gateway.auth import KeySetFetcher, TokenChecker
 from toska_mesh.gateway.client import ClientConnection
-from toska_mesh.gateway.contained import ContainedTasks
 from toska_mesh.gateway.cors import Cors
 from toska_mesh.gateway.dashboard import PREFIX as DASHBOARD
-from toska_mesh.gateway.dialling import DialError, Dialler
+from toska_mesh.gateway.dialling import Dialler
 from toska_mesh.gateway.exchange import Exchange, Phase
 from toska_mesh.gateway.forwarded import TrustedProxies
 from toska_mesh.gateway.goodbye import close_idle
-from toska_mesh.gateway.guard import Guard, Guarded
 from toska_mesh.gateway.local import AsyncHandler, Handler, LocalAnswer
 from toska_mesh.gateway.pathroutes import PathRoutes
 from toska_mesh.gateway.paths import service_key, split_service
@@ -39,6 +37,7 @@ from toska_mesh.gateway.stats import NO_SERVICE, GatewayStats
 from toska_mesh.gateway.tunnel import Tunnel
 from toska_mesh.gateway.turns import Turns
 from toska_mesh.gateway.upstream import CoarseClock, Upstream, UpstreamConnection
+from toska_mesh.guard import ContainedTasks, DialError, Guard, Guarded, HttpProber
 from toska_mesh.model import Instance
 from toska_mesh.model.metadata import SCHEME
 from toska_mesh.resilience import (
@@ -105,7 +104,8 @@ class Proxy(CoarseClock):
         self.retry_budget = RetryBudget()
         self._tasks = ContainedTasks(tasks)
         self._dialler = dialler or Dialler(settings.connect_timeout_seconds)
-        self.guard = Guard(self._tasks, self.clock, SuspicionPolicy(), self._note_breaker, self._dialler)
+        prober = HttpProber(self._dialler, "toska-gateway")
+        self.guard = Guard(Upstream, self._tasks, self.clock, SuspicionPolicy(), self._note_breaker, prober)
         self.max_header_bytes = settings.max_header_bytes
         self.max_headers = settings.max_headers
         self.header_timeout = settings.header_timeout_seconds

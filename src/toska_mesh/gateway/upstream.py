@@ -14,10 +14,10 @@ import orjson
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from toska_mesh.gateway.goodbye import is_readable
-from toska_mesh.gateway.guard import Guarded
 from toska_mesh.gateway.headers import KINDS, Kind, has_token, may_be_trailer, named_by_connection
 from toska_mesh.gateway.problems import REASONS
 from toska_mesh.gateway.tunnel import TunnelEnd
+from toska_mesh.guard import Guarded
 from toska_mesh.model import Instance
 from toska_mesh.resilience import RETRYABLE_STATUSES, BreakerPolicy, RecentLatency
 from toska_mesh.telemetry import event_log

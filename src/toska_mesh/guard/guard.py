@@ -1,31 +1,48 @@
 """Keeping requests away from instances that fail or fall silent, and finding out when they are back.
 
 Two kinds of evidence block an instance: its breaker (failures in a row) and suspicion (a request has waited much longer
-than its service usually takes). What ends the block is never a client's request alone: a small probe of the gateway's
-own asks first, so that no client waits for an instance that may still be hung. The decisions are the resilience core's;
-this shell owns the circuits, reads the clock and runs the probes.
+than its service usually takes). What ends the block is never a request alone: a small probe of our own asks first, so
+that nobody waits for an instance that may still be hung. The decisions are the resilience core's; this shell owns the
+circuits, reads the clock and runs the probes.
+
+The gateway and the SDK's client use this very code: an instance is treated the same whoever sends the requests.
 """
 
 import asyncio
 import ssl
-from collections.abc import Callable, Collection, Iterable
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from random import Random
+from typing import Final, Generic, Protocol, TypeVar
 
-from toska_mesh.gateway.contained import ContainedTasks
-from toska_mesh.gateway.dialling import DialError, Dialler
+from mypy_extensions import mypyc_attr
+
+from toska_mesh.guard.contained import ContainedTasks
 from toska_mesh.model import Instance
-from toska_mesh.model.metadata import HEALTH_CHECK_ENDPOINT
-from toska_mesh.resilience import BreakerPolicy, Circuit, Outcome, Permit, RecentLatency, State, SuspicionPolicy
+from toska_mesh.resilience import (
+    BreakerPolicy,
+    Circuit,
+    Outcome,
+    Permit,
+    RecentLatency,
+    RetryBudget,
+    RetryPolicy,
+    State,
+    SuspicionPolicy,
+    Try,
+)
 from toska_mesh.router import Service, Target
 from toska_mesh.telemetry import event_log
 
-PROBE_SECONDS = 1.0
-"""How long the gateway's own probe waits for the first bytes of an answer."""
+FIRST_PROBE_PAUSE_SECONDS: Final = 0.5
+LONGEST_PROBE_PAUSE_SECONDS: Final = 5.0
 
-FIRST_PROBE_PAUSE_SECONDS = 0.5
-LONGEST_PROBE_PAUSE_SECONDS = 5.0
+TRIAL_WAITS_SECONDS: Final = 5.0
+"""How long the trial of an instance is kept for requests that could be repeated elsewhere."""
 
-log = event_log("gateway.guard")
+REPLAY_MAX_BYTES: Final = 64 * 1024
+"""Larger request bodies are not kept for another try; such a request is simply not retried."""
+
+log = event_log("guard")
 
 
 class Waiting(Protocol):
@@ -44,6 +61,7 @@ class Waiting(Protocol):
         """The deadline has passed."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # in a compiled build too others add their own state
 class Guarded(Target):
     """The router's target with what the guard knows of it. The data path reads `circuit` on every request."""
 
@@ -66,24 +84,73 @@ class Guarded(Target):
         self.tls = tls
 
 
-class Guard:
-    """Owner of all circuits. `tasks` runs the probes; everything lives on one event loop."""
+G = TypeVar("G", bound=Guarded)
+
+
+class Prober(Protocol):
+    """How to find out whether an instance is there. Bounded in time; never raises for what an instance does."""
+
+    async def probe(self, target: Guarded) -> bool:
+        """Whether it answers."""
+
+
+class Guard(Generic[G]):
+    """Owner of all circuits. `tasks` runs the probes; everything lives on one event loop.
+
+    `kind` is the class of the targets that the route table is made with.
+    """
 
     def __init__(
         self,
+        kind: type[G],
         tasks: ContainedTasks,
         clock: Callable[[], float],
         suspicion: SuspicionPolicy,
         on_transition: Callable[[Guarded, State, State], None],
-        dialler: Dialler,
+        prober: Prober,
     ) -> None:
+        self._kind = kind
         self._tasks = tasks
         self._clock = clock
         self._suspicion = suspicion
         self._on_transition = on_transition
-        self._dialler = dialler
+        self._prober = prober
 
     # -- the data path
+
+    def choose(
+        self, service: Service, key: str | None, tried: Sequence[Target], is_idempotent: bool, now: float
+    ) -> G | None:
+        """The instance for the next try, admitted by its circuit: the permit is its `circuit.epoch` of this moment.
+
+        None: there is none, or every one that could be asked is behind a breaker.
+        """
+        while True:
+            target = service.pick(now, key, tried)
+            if len(tried) > 1 and target in tried:
+                # Everybody has failed once: the one that failed just now comes last.
+                target = service.pick(now, key, tried[-1:])
+            if target is None:
+                target = self.last_resort(service, tried)
+            if not isinstance(target, self._kind):
+                return None
+            if target.circuit.is_clean:
+                return target
+            if target.circuit.state is not State.CLOSED and not is_idempotent:
+                target = self._spare_trial(service, key, tried, target, now)
+            if self.admit(target, now) is not None:
+                return target
+            target.is_blocked = True  # somebody else has the one trial
+
+    def _spare_trial(self, service: Service, key: str | None, tried: Sequence[Target], target: G, now: float) -> G:
+        """A trial may fail, and a failed request like this cannot be repeated: rather one that can makes the trial.
+
+        Only for a while: where no such request ever comes, this one has to do.
+        """
+        if now - target.circuit.retry_at > TRIAL_WAITS_SECONDS:
+            return target
+        other = service.pick(now, key, (*tried, target))
+        return other if isinstance(other, self._kind) and other.circuit.state is State.CLOSED else target
 
     def admit(self, target: Guarded, now: float) -> Permit | None:
         """Leave for one request, asked only while the circuit is not clean. None: somebody else has the trial."""
@@ -186,7 +253,7 @@ class Guard:
                 wait = target.circuit.retry_at - self._clock()
                 if target.circuit.state is State.OPEN and not target.is_suspect and wait > 0:
                     await asyncio.sleep(wait)
-                if await self._probe(target):
+                if await self._prober.probe(target):
                     if self._let_back(target):
                         return
                 elif target.is_suspect:
@@ -207,24 +274,24 @@ class Guard:
         target.is_blocked = False  # with a circuit that is not closed, the next request is its one trial
         return True
 
-    async def _probe(self, target: Guarded) -> bool:
-        """Whether any HTTP answer comes in time. `OPTIONS *` (RFC 9110 section 9.3.7) where no health path is known."""
-        instance = target.instance
-        path = instance.metadata.get(HEALTH_CHECK_ENDPOINT, "")
-        is_usable = path.startswith("/") and path.isascii() and path.isprintable() and " " not in path
-        request = f"{f'GET {path}' if is_usable else 'OPTIONS *'} HTTP/1.1\r\nHost: {instance.endpoint.authority}\r\n"
-        reader = asyncio.StreamReader()
-        transport = None
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                transport, _ = await self._dialler.dial(
-                    instance.endpoint, target.tls, lambda: asyncio.StreamReaderProtocol(reader)
-                )
-                transport.write(f"{request}User-Agent: toska-gateway\r\nConnection: close\r\n\r\n".encode("latin-1"))
-                return (await reader.readexactly(7)) == b"HTTP/1."
-        except (DialError, OSError, TimeoutError, UnicodeError, RuntimeError, asyncio.IncompleteReadError):
-            # RuntimeError: what uvloop says of a write to a connection that has just been lost.
-            return False  # UnicodeError: the registry may hold names that are none
-        finally:
-            if transport is not None:
-                transport.abort()
+
+def has_alternative(service: Service, present: Target | None, tried: Collection[Target]) -> bool:
+    """Whether another try could go to an instance that this request has not been at."""
+    return any(not target.is_blocked and target is not present and target not in tried for target in service.targets)
+
+
+def plan_retry(
+    policy: RetryPolicy,
+    attempt: Try,
+    retries_done: int,
+    goes_elsewhere: bool,
+    expires: float,
+    budget: RetryBudget,
+    rng: Random,
+    now: float,
+) -> float | None:
+    """The pause before another try; None when there is none. Spends from the budget. `expires`: the last moment."""
+    pause = policy.next_pause(attempt, retries_done, goes_elsewhere, rng)
+    if pause is None or now + pause >= expires:
+        return None
+    return pause if budget.try_spend(now) else None

@@ -1,7 +1,7 @@
 """Tasks of one request or one probe, kept from ending the process.
 
-In a task group the failure of one task ends all; for the gateway's long-running parts that is right. A dial or a probe
-is one of thousands: a bug that it meets must cost its own request and nothing else.
+In a task group the failure of one task ends all; for long-running parts that is right. A dial or a probe is one of
+thousands: a bug that it meets must cost its own request and nothing else.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import Any
 
 from toska_mesh.telemetry import event_log
 
-log = event_log("gateway")
+log = event_log("guard")
 
 
 class ContainedTasks:
