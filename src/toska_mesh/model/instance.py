@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from toska_mesh.model.health import HealthStatus
 from toska_mesh.model.ids import InstanceId, ServiceName
-from toska_mesh.model.metadata import MESH_MARKERS
+from toska_mesh.model.metadata import DRAIN_NOTE, DRAINING, MESH_MARKERS
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -52,7 +52,8 @@ class Instance:
     output: str = ""
     """The registry's words about the check that decides the status; empty when healthy without words.
 
-    Not part of equality: a beat that only changes words is no change of the catalog."""
+    Not part of equality, but for what `is_draining` reads in it: a beat that only changes words is no change of the
+    catalog."""
     create_index: int = 0
     """The registry's own order of creation (Consul's CreateIndex): the newest registration has the largest."""
 
@@ -69,9 +70,17 @@ class Instance:
             and self.status == other.status
             and self.create_index == other.create_index
             and dict(self.metadata) == dict(other.metadata)
+            and self.is_draining == other.is_draining
         )
 
     @property
     def is_mesh_member(self) -> bool:
         """Whether the instance carries one of the keys that every SDK writes."""
         return not MESH_MARKERS.isdisjoint(self.metadata)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it finishes its last requests and wants no new ones, by its metadata or by its last health report."""
+        if self.status is HealthStatus.DEGRADED and self.output.startswith(DRAIN_NOTE):
+            return True
+        return self.metadata.get(DRAINING, "").strip().lower() == "true"

@@ -34,6 +34,10 @@ BOOKKEEPING = frozenset({REGISTERED_AT, OWNER, TTL_SECONDS})
 DRAINING = "toska-draining"
 """`true` while an instance finishes its last requests: no new ones go to it."""
 
+DRAIN_NOTE = "draining"
+"""The same said by a health report: Degraded, with words that begin so. Every control plane of the family can carry it,
+and unlike metadata it needs no new registration."""
+
 TIMEOUT_MS = "toska-timeout-ms"
 TRY_TIMEOUT_MS = "toska-try-timeout-ms"
 RETRIES = "toska-retries"

@@ -131,3 +131,35 @@ class VerdictFollower(Protocol):
 
     async def follow(self, verdicts: Latest[Verdicts]) -> Never:
         """Run until cancelled. An unreachable registry keeps the last verdicts for a bounded time, then drops them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProgress:
+    """How far one gateway is: it has applied every change that the registry acknowledged before this index."""
+
+    name: str
+    applied_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierReport:
+    """How a wait for the gateways ended."""
+
+    is_applied: bool
+    index: int
+    """Place of the wait in the registry's own order of writes; 0 when the registry never took it."""
+    gateways: tuple[GatewayProgress, ...]
+    """Those that were waited for and are still there, sorted by name."""
+    reason: str
+    """For people: who has applied it, or who has not and what stood in the way."""
+
+
+class GatewayBarrier(Protocol):
+    """Tells when what a caller has changed in the registry is in force everywhere."""
+
+    async def wait_applied(self, service: ServiceName, deadline: float) -> BarrierReport:
+        """Wait until every gateway routes `service` by what the registry says now, or until the deadline.
+
+        Call it after the registry has acknowledged the change. An outage of the registry meanwhile is waited out, so
+        a report that says "not applied" is the answer to it; a refusal raises RegistryError.
+        """

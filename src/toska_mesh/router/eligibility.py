@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from toska_mesh.model import Endpoint, HealthStatus, Instance, InstanceId
-from toska_mesh.model.metadata import DRAINING, HTTP_SCHEMES, MESH_MARKERS, SCHEME
+from toska_mesh.model.metadata import HTTP_SCHEMES, MESH_MARKERS, SCHEME
 from toska_mesh.router.policy import RoutingPolicy
 
 
@@ -63,7 +63,7 @@ def judge(
         if instance.status is HealthStatus.HEALTHY
         and (policy.expose_all or instance.is_mesh_member)
         and position not in duplicates
-        and not _is_draining(instance)
+        and not instance.is_draining
         and not _foreign_scheme(instance, policy)
     ]
     objections = sum(verdicts.get(instance.id) is HealthStatus.UNHEALTHY for instance in trusted)
@@ -111,7 +111,7 @@ def _rank(instance: Instance, verdict: HealthStatus | None) -> tuple[Rank | None
         return None, "Unhealthy by the health monitor's verdict"
     if instance.status is HealthStatus.UNKNOWN:
         return Rank.UNKNOWN, "Unknown by the registry"
-    if _is_draining(instance):
+    if instance.is_draining:
         return Rank.DRAINING, "draining"
     if instance.status is HealthStatus.DEGRADED:
         return Rank.DEGRADED, "Degraded by the registry"
@@ -132,10 +132,6 @@ def _settle(judgement: Judgement, best: Rank, newest: Mapping[Endpoint, Instance
         reason = f"same endpoint as the newer registration {owner.id!r}"
         return Judgement(instance, judgement.verdict, rank, reason)
     return Judgement(instance, judgement.verdict, rank)
-
-
-def _is_draining(instance: Instance) -> bool:
-    return instance.metadata.get(DRAINING, "").strip().lower() == "true"
 
 
 def _foreign_scheme(instance: Instance, policy: RoutingPolicy) -> str:

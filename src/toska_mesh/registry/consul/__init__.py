@@ -1,6 +1,7 @@
 """The registry seam over Consul's HTTP API, as a real Consul and `toska-registry` speak it."""
 
 from toska_mesh.registry.consul.client import ConsulClient
+from toska_mesh.registry.consul.fence import ConsulGatewayBarrier
 from toska_mesh.registry.consul.follower import ConsulFollower, FollowerOptions
 from toska_mesh.registry.consul.lock import ConsulLeaderLock
 from toska_mesh.registry.consul.options import ConsulOptions
@@ -11,6 +12,7 @@ from toska_mesh.registry.consul.verdicts import ConsulVerdictBoard, ConsulVerdic
 __all__ = [
     "ConsulClient",
     "ConsulFollower",
+    "ConsulGatewayBarrier",
     "ConsulLeaderLock",
     "ConsulOptions",
     "ConsulRegistry",

@@ -20,8 +20,8 @@ import aiohttp
 from yarl import URL
 
 from toska_mesh.errors import ConfigError, InstanceNotFoundError, RegistryError, RegistryUnavailableError
+from toska_mesh.model.rules import mask_credentials
 from toska_mesh.registry.consul.options import ConsulOptions
-from toska_mesh.settings import mask_credentials
 
 _NO_PARAMS: Mapping[str, str] = {}
 _LONGEST_TEXT = 1000

@@ -14,7 +14,7 @@ import orjson
 
 from toska_mesh.errors import RegistryError
 from toska_mesh.model import Endpoint, HealthStatus, Instance, InstanceId, ServiceName
-from toska_mesh.model.metadata import REGISTERED_AT
+from toska_mesh.model.metadata import DRAIN_NOTE, REGISTERED_AT
 from toska_mesh.registry.api import Registration
 
 CONSUL_SERVICE = "consul"
@@ -155,7 +155,8 @@ def judge_checks(checks: Iterable[Mapping[str, Any]]) -> tuple[HealthStatus, str
         text = str(check.get("Output") or "")
         if status is HealthStatus.UNHEALTHY:
             is_silent = is_silent and _is_silence(check, text)
-        if severity[status] > severity[worst] or (status is worst and not output):
+        is_drain_note = text.startswith(DRAIN_NOTE)  # not to be lost behind other words of the same weight
+        if severity[status] > severity[worst] or (status is worst and (not output or is_drain_note)):
             worst, output = status, _explain(check, text)
     if not seen:
         return HealthStatus.UNKNOWN, "", False

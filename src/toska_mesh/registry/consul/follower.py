@@ -80,8 +80,11 @@ class ConsulFollower:
         on_refresh: Callable[[RefreshReport], None] | None = None,
         on_trouble: Callable[[str], None] | None = None,
         snapshot_file: SnapshotFile | None = None,
+        is_hurried: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_hurried`: asked after every answer; while it says so, the options' pause does not apply."""
         self._options = options or FollowerOptions()
+        self._is_hurried = is_hurried
         self._api = api
         self._registry = ConsulRegistry(api)
         self._rng = rng or random.Random()
@@ -158,7 +161,8 @@ class ConsulFollower:
             self._works(source)
             # A list so large that it takes long to receive and compare is asked for less often in a storm of changes.
             work_seconds = loop.time() - woken_at + len(poll.body) * _RECEIVING_SECONDS_PER_BYTE
-            await asyncio.sleep(max(self._options.pause_seconds, min(1.0, work_seconds)))
+            pause_seconds = 0.0 if self._is_hurried() else self._options.pause_seconds
+            await asyncio.sleep(max(pause_seconds, min(1.0, work_seconds)))
 
     async def _take_checks(self, poll: Poll, woken_at: float) -> None:
         owners = await changed_checks(self._known_checks, poll.body)

@@ -2,9 +2,8 @@
 
 https://developer.hashicorp.com/consul/docs/dynamic-app-config/sessions/application-leader-election
 
-The session has a TTL, so a dead leader loses the lock by itself (Consul may take up to twice the TTL), and the
-behavior `delete`, so that everything written under the session goes with it. A leader that cannot renew stops calling
-itself one when the TTL has passed since its last successful renewal began: before anybody else can have the lock.
+A dead leader loses the lock with its session (see `session`). A leader that cannot renew stops calling itself one when
+the TTL has passed since its last successful renewal began: before anybody else can have the lock.
 """
 
 import asyncio
@@ -14,13 +13,13 @@ from typing import Never
 import orjson
 
 from toska_mesh.aio import Latest
-from toska_mesh.errors import RegistryError, RegistryUnavailableError
+from toska_mesh.errors import RegistryError
 from toska_mesh.registry.consul.client import ConsulApi, SessionLostError, segment
 from toska_mesh.registry.consul.codec import parse_json
 from toska_mesh.registry.consul.polling import Backoff, BlockingQuery
+from toska_mesh.registry.consul.session import ConsulSession
 from toska_mesh.telemetry import event_log
 
-_GOODBYE_SECONDS = 2.0
 log = event_log("registry")
 
 
@@ -41,8 +40,7 @@ class ConsulLeaderLock:
         self._name = name
         self._ttl_seconds = ttl_seconds
         self._backoff = Backoff(rng or random.Random(), longest_seconds=3.0)
-        self._session = ""
-        self._lease_ends_at = float("-inf")
+        self._session = ConsulSession(api, name, ttl_seconds)
         self._holds = False
         self._leadership = Latest[bool]()
         self._leadership.set(False)
@@ -50,7 +48,7 @@ class ConsulLeaderLock:
     @property
     def is_leader(self) -> bool:
         """See `LeaderLock.is_leader`."""
-        return self._holds and asyncio.get_running_loop().time() < self._lease_ends_at
+        return self._holds and asyncio.get_running_loop().time() < self._session.lease_ends_at
 
     @property
     def leadership(self) -> Latest[bool]:
@@ -60,55 +58,26 @@ class ConsulLeaderLock:
     @property
     def session(self) -> str:
         """The session behind the lock, to write other keys under; empty when we are not the leader."""
-        return self._session if self.is_leader else ""
+        return self._session.id if self.is_leader else ""
 
     async def run(self) -> Never:
         """See `LeaderLock.run`."""
         try:
             while True:
                 try:
-                    await self._open_session()
+                    await self._session.ensure(self._deadline())
                     await self._compete()
                 except SessionLostError as error:
                     self._lose(str(error))
-                    self._session = ""
+                    self._session.forget()
                 except RegistryError as error:
                     await self._wait_out(error)
         finally:
-            await self._close_session()
-
-    async def _open_session(self) -> None:
-        """Create the session, or make sure that the one we have still lives."""
-        now = asyncio.get_running_loop().time()
-        if self._session:
-            await self._renew()
-            return
-        body = {
-            "Name": self._name,
-            "TTL": f"{self._ttl_seconds}s",
-            "Behavior": "delete",
-            "LockDelay": "0s",
-            # Bound to nothing but the TTL: neither a flapping node check nor its absence may decide.
-            "NodeChecks": [],
-        }
-        answer = await self._api.call("PUT", "/v1/session/create", body=orjson.dumps(body))
-        created = parse_json(answer.body, "session/create")
-        if not isinstance(created, dict) or not created.get("ID"):
-            raise RegistryUnavailableError("the registry created no session")
-        self._session = str(created["ID"])
-        self._lease_ends_at = now + self._ttl_seconds
-
-    async def _renew(self) -> None:
-        now = asyncio.get_running_loop().time()
-        answer = await self._api.call(
-            "PUT", f"/v1/session/renew/{segment(self._session)}", deadline=self._deadline(), missing_ok=True
-        )
-        if answer.status == 404:
-            raise SessionLostError(f"session {self._session} is gone")
-        self._lease_ends_at = now + self._ttl_seconds
+            self._lose("we are leaving")
+            await self._session.close()
 
     def _deadline(self) -> float | None:
-        return self._lease_ends_at if self._holds else None
+        return self._session.lease_ends_at if self._holds else None
 
     async def _compete(self) -> None:
         """Hold the lock or wait for it, until something fails."""
@@ -119,7 +88,7 @@ class ConsulLeaderLock:
             poll = await query.next()
             self._backoff.succeeded()
             holder = self._holder_in(poll.body)
-            if holder == self._session:
+            if holder == self._session.id:
                 self._win()
             elif holder:
                 self._lose("held by another")
@@ -127,7 +96,7 @@ class ConsulLeaderLock:
                 self._lose("the key is free")
                 if await self._acquire():
                     self._win()
-            await self._renew()
+            await self._session.renew(self._deadline())
 
     def _holder_in(self, body: bytes) -> str:
         entries = parse_json(body, "the lock's key") if body else []
@@ -136,7 +105,7 @@ class ConsulLeaderLock:
 
     async def _acquire(self) -> bool:
         value = orjson.dumps({"holder": self._name})
-        answer = await self._api.call("PUT", kv_path(self._key), {"acquire": self._session}, value)
+        answer = await self._api.call("PUT", kv_path(self._key), {"acquire": self._session.id}, value)
         return answer.body.strip() == b"true"
 
     def _win(self) -> None:
@@ -155,19 +124,7 @@ class ConsulLeaderLock:
         """Pause after a failure; a lease that runs out meanwhile ends the leadership on time."""
         now = asyncio.get_running_loop().time()
         until = now + self._backoff.failed(error)
-        if self._holds and self._lease_ends_at <= until:
-            await asyncio.sleep(max(0.0, self._lease_ends_at - now))
+        if self._holds and self._session.lease_ends_at <= until:
+            await asyncio.sleep(max(0.0, self._session.lease_ends_at - now))
             self._lose(str(error))
         await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
-
-    async def _close_session(self) -> None:
-        """Give everything back at once instead of letting the others wait for the TTL."""
-        self._lose("we are leaving")
-        session, self._session = self._session, ""
-        if session:
-            try:
-                await self._api.call(
-                    "PUT", f"/v1/session/destroy/{segment(session)}", limit_seconds=_GOODBYE_SECONDS, missing_ok=True
-                )
-            except RegistryError as error:
-                log.debug("session_not_destroyed", key=self._key, error=str(error))
