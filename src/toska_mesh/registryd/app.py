@@ -2,30 +2,22 @@
 
 import asyncio
 import socket
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from random import Random
 from typing import Never
-
-import orjson
 
 from toska_mesh.admin.health import Health, HealthState
 from toska_mesh.admin.process import run_daemon
 from toska_mesh.admin.server import AdminServer
-from toska_mesh.registryd.api import Api
-from toska_mesh.registryd.api.endpoint import Backend
-from toska_mesh.registryd.api.reads import Reads
 from toska_mesh.registryd.changes import RowKey
+from toska_mesh.registryd.engine import Engine, keep_time
 from toska_mesh.registryd.metrics import RegistryMetrics
 from toska_mesh.registryd.node import Node
-from toska_mesh.registryd.render import Pieces
 from toska_mesh.registryd.server import ApiServer
 from toska_mesh.registryd.settings import RegistrySettings
-from toska_mesh.registryd.state import Expired, State
+from toska_mesh.registryd.state import State
 from toska_mesh.registryd.store import Store
-from toska_mesh.registryd.watches import Watches
 from toska_mesh.registryd.writer import GroupWriter
 from toska_mesh.telemetry import event_log
 from toska_mesh.telemetry.metrics import new_metrics_registry
@@ -33,9 +25,6 @@ from toska_mesh.telemetry.metrics import new_metrics_registry
 log = event_log("registry")
 
 DATABASE = "registry.sqlite3"
-_LONGEST_NAP_SECONDS = 0.25
-_STALL_SECONDS = 1.0
-"""Being this late means that the process itself was stopped, not that a service failed to beat."""
 _LAST_COMMIT_SECONDS = 5.0
 
 
@@ -46,28 +35,17 @@ def main() -> Never:
 async def run(settings: RegistrySettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     clock = asyncio.get_running_loop().time
-    rng = Random()
     health = Health()
     metrics = new_metrics_registry("toska-registry")
     figures = RegistryMetrics(metrics)
-    watches = Watches()
     store = Store(settings.data_path / DATABASE)
     with _writing(store, health, figures) as writer:
         stored = store.load()
-        state = State(stored, clock(), writer.add, watches.wake, rng)
         node = Node(store.node_id, socket.gethostname(), settings.advertised_address, settings.port)
-        backend = Backend(
-            state=state,
-            node=node,
-            node_index=stored.index,
-            reads=Reads(watches, rng),
-            pieces=Pieces(state, node, orjson.dumps(node.as_listed(stored.index))),
-            watches=watches,
-            clock=clock,
-            durable=writer.durable,
-        )
-        server = ApiServer(Api(backend, settings.token.get_secret_value(), uuid.uuid4))
-        figures.watch(state, watches, server)
+        engine = Engine.build(stored, node, clock, writer.add, writer.durable, token=settings.token.get_secret_value())
+        state = engine.state
+        server = ApiServer(engine.api)
+        figures.watch(state, engine.watches, server)
         try:
             async with (
                 AdminServer(
@@ -85,7 +63,7 @@ async def run(settings: RegistrySettings, stop: asyncio.Event) -> None:
                 _say_started(settings, state)
                 await stop.wait()
                 health.start_draining()
-                watches.close()  # blocked queries answer now, with what there is
+                engine.watches.close()  # blocked queries answer now, with what there is
                 expiry.cancel()
         finally:
             written = await writer.close(_LAST_COMMIT_SECONDS)
@@ -115,27 +93,6 @@ def _writing(store: Store, health: Health, figures: RegistryMetrics) -> Iterator
             store.apply(rows, index)
 
         yield GroupWriter(apply, submit, report, figures.count_commit)
-
-
-async def keep_time(state: State, clock: Callable[[], float], on_expired: Callable[[Expired], None]) -> Never:
-    """Let things expire at their time. After a stall everything gets the stall's length as grace."""
-    while True:
-        started = clock()
-        due = state.deadlines.next_at()
-        nap = _LONGEST_NAP_SECONDS if due is None else min(max(due - started, 0.0), _LONGEST_NAP_SECONDS)
-        await asyncio.sleep(nap)
-        late = clock() - started - nap
-        if late > _STALL_SECONDS:
-            log.warning("stalled", seconds=round(late, 3))
-            state.deadlines.postpone(late)
-        expired = state.expire(clock())
-        on_expired(expired)
-        for check_id in expired.checks:
-            log.info("check_expired", check=check_id)
-        for service_id in expired.reaped_services:
-            log.info("service_reaped", instance=service_id, reason="critical for longer than its grace period")
-        for session_id in expired.sessions:
-            log.info("session_expired", session=session_id)
 
 
 def _say_started(settings: RegistrySettings, state: State) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.registryd.harness import Disk, add
 
 from toska_mesh.errors import ConfigError
-from toska_mesh.registryd.app import keep_time
+from toska_mesh.registryd.engine import keep_time
 from toska_mesh.registryd.settings import RegistrySettings
 from toska_mesh.registryd.state import Expired
 from toska_mesh.settings import load
