@@ -165,3 +165,11 @@ def shorten_output(output: str) -> str:
 def shown(text: str) -> str:
     """A caller's text for a message: quoted, and not longer than a person reads."""
     return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def mask_credentials(url: str) -> str:
+    """`amqp://user:secret@host` becomes `amqp://***@host`.
+
+    A password with a slash or an `@` in it breaks the URL, but must not be shown for that: the last `@` counts.
+    """
+    return re.sub(r"(?<=://).*@", "***@", url, flags=re.DOTALL)

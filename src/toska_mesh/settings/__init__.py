@@ -1,12 +1,12 @@
 """Shared base of the daemons' settings models: reading, unknown names, origins, hidden secrets."""
 
+from toska_mesh.model.rules import mask_credentials
 from toska_mesh.settings.base import (
     CommaList,
     DaemonSettings,
     Loaded,
     Variable,
     load,
-    mask_credentials,
     setting,
     show,
     variables_of,

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from toska_mesh.errors import ConfigError
+from toska_mesh.model.rules import mask_credentials
 
 S = TypeVar("S", bound="DaemonSettings")
 
@@ -193,14 +194,6 @@ def show(value: object, variable: Variable) -> str:
     if variable.holds_credentials:
         text = mask_credentials(text)
     return text if text else "(empty)"
-
-
-def mask_credentials(url: str) -> str:
-    """`amqp://user:secret@host` becomes `amqp://***@host`.
-
-    A password with a slash or an `@` in it breaks the URL, but must not be shown for that: the last `@` counts.
-    """
-    return re.sub(r"(?<=://).*@", "***@", url, flags=re.DOTALL)
 
 
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, SecretStr, model_validator
 
-from toska_mesh.settings.base import DaemonSettings, mask_credentials, setting
+from toska_mesh.model.rules import mask_credentials
+from toska_mesh.settings.base import DaemonSettings, setting
 
 
 def _with_scheme(value: object) -> object:
