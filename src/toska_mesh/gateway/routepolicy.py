@@ -7,12 +7,13 @@ reason, for the admin API: a value that cannot be read, one that loosens, one th
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from types import MappingProxyType
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
+from toska_mesh.guard.patience import Ignored, MetadataReading, shown, whole_number
 from toska_mesh.model import Instance
 from toska_mesh.model import metadata as keys
 from toska_mesh.resilience import Decision, RetryPolicy
@@ -23,20 +24,9 @@ OFF = "off"
 STRIP = "strip"
 KEEP = "keep"
 
-MAX_RETRIES: Final = 20
-"""As many as `GATEWAY_RETRY_COUNT` may be."""
-
 MAX_WINDOW_SECONDS: Final = 3600.0
 WELL_KNOWN: Final = "/.well-known/"
 """Who answers here speaks for the whole site (RFC 8615), up to getting certificates in its name."""
-
-_MAX_DIGITS: Final = 12
-_SHOWN_CHARS: Final = 80
-_SHOWN_RIVALS: Final = 5
-_MAX_NOTES: Final = 50
-"""Of each kind and service: any number of registrations may hold any nonsense."""
-
-_NOT_OURS: Final = keys.BOOKKEEPING | {keys.DRAINING}
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]")
@@ -47,8 +37,6 @@ _RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,7})(ms|s|m|h)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-
-T = TypeVar("T")
 
 
 class Limiter(Protocol):
@@ -92,21 +80,6 @@ def host_name(host: bytes) -> bytes:
     """The name in a Host field (RFC 9110 section 7.2): without port and final dot, in lower case."""
     name = host.partition(b"]")[0] + b"]" if host.startswith(b"[") else host.partition(b":")[0]
     return name.lower().removesuffix(b".")
-
-
-@dataclass(frozen=True, slots=True)
-class Ignored:
-    """A value that would loosen what the operator set, and so does not count."""
-
-    key: str
-    value: str
-    instance: str
-    """The newest that says so."""
-    instances: int
-    """How many say so."""
-    operator: str
-    """What holds instead."""
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,51 +143,32 @@ def combine(instances: Iterable[Instance], operator: Operator) -> RoutePolicy:
 
     Never raises, whatever the metadata holds. Gives `operator.default` itself when it holds nothing.
     """
-    carriers = [instance for instance in instances if any(map(_is_policy_key, instance.metadata))]
-    if not carriers:
-        return operator.default
-    # Of registrations with one id (it is unique on a node only) the newest counts, as everywhere.
-    by_id = {instance.id: instance for instance in sorted(carriers, key=registration_order)}
-    return _Combination(list(reversed(by_id.values())), operator).result()
+    combination = _Combination(instances, operator)
+    return combination.result() if combination.carriers else operator.default
 
 
-def _is_policy_key(key: str) -> bool:
-    return key.startswith(keys.OWN_PREFIX) and key not in _NOT_OURS
+class _Combination(MetadataReading):
+    """One run of `combine`."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Chosen(Generic[T]):
-    value: T
-    instance: Instance
-
-
-class _Combination:
-    """One run of `combine`. `carriers`: newest registration first."""
-
-    def __init__(self, carriers: Sequence[Instance], operator: Operator) -> None:
-        self._carriers = carriers
+    def __init__(self, instances: Iterable[Instance], operator: Operator) -> None:
+        super().__init__(instances, operator.may_relax)
         self._operator = operator
-        self._origins: dict[str, str] = {}
-        self._ignored: dict[tuple[str, str, str], Ignored] = {}
-        self._warnings: dict[str, None] = {}
-        self._reading = carriers[0]
-        """Whose value is being looked at."""
 
     def result(self) -> RoutePolicy:
         default, may_relax = self._operator.default, self._operator.may_relax
-        self._name_unknown_keys()
-        response, total = self._timeouts()
-        retries = self._number(keys.RETRIES, _parse_retries, default.retry.count, inf_at_zero=False)
-        body = self._number(keys.MAX_REQUEST_BYTES, _parse_bytes, default.max_request_bytes, inf_at_zero=True)
-        limit = self._choose(keys.RATE_LIMIT, _parse_rate, self._always)
+        self.name_unknown_keys()
+        response, total = self.timeouts(default.response_timeout, default.total_timeout)
+        retries = self.retries(default.retry.count)
+        body = self.number(keys.MAX_REQUEST_BYTES, _parse_bytes, default.max_request_bytes, inf_at_zero=True)
+        limit = self.choose(keys.RATE_LIMIT, _parse_rate, self.always)
         auth = self._auth()
-        prefix = self._choose(keys.PREFIX, _parse_prefix, self._always)
-        hosts = self._choose(keys.HOST, self._parse_hosts, self._always)
-        paths = self._choose(keys.PATH, self._parse_paths, self._always)
+        prefix = self.choose(keys.PREFIX, _parse_prefix, self.always)
+        hosts = self.choose(keys.HOST, self._parse_hosts, self.always)
+        paths = self.choose(keys.PATH, self._parse_paths, self.always)
         needs_token = auth == REQUIRED or (default.needs_token and not (may_relax and auth == OFF))
         is_closed = needs_token and not self._operator.has_keys
         if is_closed:
-            self._warn(f"{keys.AUTH}={REQUIRED} and the gateway has no key (JWT_*): every request is refused with 503")
+            self.warn(f"{keys.AUTH}={REQUIRED} and the gateway has no key (JWT_*): every request is refused with 503")
         policy = replace(
             default,
             response_timeout=response,
@@ -235,35 +189,12 @@ class _Combination:
         return replace(
             policy,
             is_special=is_special,
-            origins=MappingProxyType(self._origins),
-            ignored=tuple(self._ignored.values()),
-            warnings=tuple(self._warnings),
+            origins=MappingProxyType(self.origins),
+            ignored=tuple(self.ignored.values()),
+            warnings=tuple(self.warnings),
         )
 
     # -- one key after the other
-
-    def _timeouts(self) -> tuple[float, float]:
-        """Of a try and of all tries. `toska-timeout-ms` means both, unless the other key says more about the try."""
-        default, may_relax = self._operator.default, self._operator.may_relax
-        both = self._choose(keys.TIMEOUT_MS, _parse_ms, self._up_to(default.total_timeout * 1000))
-        one_try = self._choose(keys.TRY_TIMEOUT_MS, _parse_ms, self._up_to(default.response_timeout * 1000))
-        total = both.value / 1000 if both else default.total_timeout
-        response = default.response_timeout
-        if one_try:
-            response = one_try.value / 1000
-        elif both:
-            if may_relax or total <= response:
-                response = total
-                self._origins[keys.TRY_TIMEOUT_MS] = both.instance.id
-            else:
-                reason = "one try may not wait longer than that; for all tries together the value holds"
-                self._ignore(keys.TIMEOUT_MS, both.instance, f"{response * 1000:.15g}", reason)
-        return min(response, total), total
-
-    def _number(self, key: str, parse: Callable[[str], int], operators: int, *, inf_at_zero: bool) -> int:
-        largest = inf if inf_at_zero and operators == 0 else operators
-        chosen = self._choose(key, parse, self._up_to(largest, inf_at_zero=inf_at_zero))
-        return chosen.value if chosen else operators
 
     def _auth(self) -> str:
         """What the metadata says about tokens; empty when it says nothing that counts."""
@@ -275,10 +206,10 @@ class _Combination:
             return demanded, "metadata can demand a token, it cannot do away with one"
 
         if not self._operator.has_keys and not self._operator.may_relax:
-            said = {text.strip().lower() for instance in self._carriers if (text := instance.metadata.get(keys.AUTH))}
+            said = {text.strip().lower() for instance in self.carriers if (text := instance.metadata.get(keys.AUTH))}
             if said <= {OFF}:
                 return ""  # as it is anyway; only against a rival's demand it would loosen something
-        chosen = self._choose(keys.AUTH, _parse_auth, why_not)
+        chosen = self.choose(keys.AUTH, _parse_auth, why_not)
         return chosen.value if chosen else ""
 
     def _parse_hosts(self, text: str) -> tuple[str, ...]:
@@ -286,8 +217,8 @@ class _Combination:
         for item in _items(text):
             name = item.lower().removesuffix(".")
             if len(name) > 255 or not _HOST.fullmatch(name):
-                self._warn(
-                    f"{keys.HOST} of {_shown(self._reading.id)} names {_shown(item)},"
+                self.warn(
+                    f"{keys.HOST} of {shown(self.reading.id)} names {shown(item)},"
                     " which is no host name and no *.name; it is left out"
                 )
             else:
@@ -300,8 +231,8 @@ class _Combination:
         paths = []
         for item in _items(text):
             if not item.startswith("/") or not _PATH.fullmatch(item):
-                self._warn(
-                    f"{keys.PATH} of {_shown(self._reading.id)} names {_shown(item)},"
+                self.warn(
+                    f"{keys.PATH} of {shown(self.reading.id)} names {shown(item)},"
                     " which is no plain path such as /shop (nothing percent-encoded, no empty segment, none that"
                     " begins with a dot); it is left out"
                 )
@@ -312,112 +243,18 @@ class _Combination:
                 paths.append(path)
                 continue
             whose = "speaks for the whole site" if closed == WELL_KNOWN else "is the gateway's own"
-            self._ignore(keys.PATH, self._reading, "", f"{closed} and what is below {whose}")
+            self.ignore(keys.PATH, self.reading, "", f"{closed} and what is below {whose}")
         if not paths:
             raise ValueError("names no path that a service can have")
         return tuple(dict.fromkeys(paths))
-
-    # -- what is common to all keys
-
-    def _choose(
-        self, key: str, parse: Callable[[str], T], why_not: Callable[[T], tuple[str, str]]
-    ) -> _Chosen[T] | None:
-        """The newest value that can be read and counts. `why_not`: what holds instead and the reason, or nothing."""
-        chosen: _Chosen[T] | None = None
-        rivals: dict[str, int] = {}
-        for instance in self._carriers:
-            text = instance.metadata.get(key)
-            if text is None:
-                continue
-            self._reading = instance
-            try:
-                value = parse(text.strip())
-            except ValueError as exc:
-                self._warn(f"{key} {_shown(text)} of {_shown(instance.id)} {exc}; it is ignored")
-                continue
-            instead, reason = why_not(value)
-            if reason:
-                self._ignore(key, instance, instead, reason)
-            elif chosen is None:
-                chosen = _Chosen(value, instance)
-                self._origins[key] = instance.id
-            elif value != chosen.value:
-                rivals[f"{_shown(instance.id)} says {_shown(text)}"] = 1
-        if chosen is not None and rivals:
-            told = "; ".join(list(rivals)[:_SHOWN_RIVALS])
-            more = f"; and {len(rivals) - _SHOWN_RIVALS} more" if len(rivals) > _SHOWN_RIVALS else ""
-            self._warn(
-                f"instances disagree on {key}: {_shown(chosen.instance.id)}, registered last, says "
-                f"{_shown(chosen.instance.metadata[key])} and counts; {told}{more}"
-            )
-        return chosen
-
-    def _up_to(self, largest: float, *, inf_at_zero: bool = False) -> Callable[[int], tuple[str, str]]:
-        def why_not(value: int) -> tuple[str, str]:
-            asked = inf if inf_at_zero and value == 0 else value
-            if asked <= largest or self._operator.may_relax:
-                return "", ""
-            return f"{largest:.15g}", "metadata can lower this, it cannot raise it"
-
-        return why_not
-
-    def _always(self, value: object) -> tuple[str, str]:
-        return "", ""
-
-    def _ignore(self, key: str, instance: Instance, instead: str, reason: str) -> None:
-        text = instance.metadata[key]
-        known = self._ignored.get((key, text, reason))
-        if known is None and len(self._ignored) >= _MAX_NOTES:
-            return
-        self._ignored[key, text, reason] = (
-            replace(known, instances=known.instances + 1)
-            if known
-            else Ignored(key, text[:_SHOWN_CHARS], instance.id, 1, instead, reason)
-        )
-
-    def _warn(self, text: str) -> None:
-        if len(self._warnings) < _MAX_NOTES:
-            self._warnings[text] = None
-
-    def _name_unknown_keys(self) -> None:
-        unknown = {
-            key: instance.id
-            for instance in self._carriers
-            for key in instance.metadata
-            if _is_policy_key(key) and key not in keys.ROUTE_POLICY
-        }
-        for key, instance_id in sorted(unknown.items()):
-            self._warn(f"{_shown(key)} of {_shown(instance_id)} is no key that the gateway knows; it is ignored")
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 1]}…")
 
 
 def _items(text: str) -> list[str]:
     return [item for part in text.split(",") if (item := part.strip())]
 
 
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS:
-        raise ValueError("is no whole number")
-    return int(text)
-
-
-def _parse_ms(text: str) -> int:
-    if not (milliseconds := _whole(text)):
-        raise ValueError("is no number of milliseconds above 0")
-    return milliseconds
-
-
-def _parse_retries(text: str) -> int:
-    if (count := _whole(text)) > MAX_RETRIES:
-        raise ValueError(f"is more than {MAX_RETRIES} tries")
-    return count
-
-
 def _parse_bytes(text: str) -> int:
-    return _whole(text)
+    return whole_number(text)
 
 
 def _parse_rate(text: str) -> RateLimit:
