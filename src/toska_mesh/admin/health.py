@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from toska_mesh.telemetry.healthbody import CheckEntry, health_body
+
 
 class HealthState(StrEnum):
     HEALTHY = "Healthy"
@@ -80,21 +82,11 @@ class Health:
 
     def _body(self, state: HealthState, checks: Mapping[str, Check], began: float) -> Mapping[str, object]:
         told = [self._tell(name, check) for name, check in checks.items()]
-        return {"status": state.value, "duration": self._milliseconds_since(began), "checks": told}
+        return health_body(state.value, self._clock() - began, told)
 
-    def _tell(self, name: str, check: Check) -> Mapping[str, object]:
+    def _tell(self, name: str, check: Check) -> CheckEntry:
         began = self._clock()
-        return {
-            "name": name,
-            "status": check.state.value,
-            "description": check.description or None,
-            "exception": None,
-            "data": check.data,
-            "duration": self._milliseconds_since(began),
-        }
-
-    def _milliseconds_since(self, began: float) -> float:
-        return round((self._clock() - began) * 1000, 3)
+        return CheckEntry(name, check.state.value, check.description, "", check.data, self._clock() - began)
 
 
 def _worst(checks: Iterable[Check]) -> HealthState:
