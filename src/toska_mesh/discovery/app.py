@@ -17,6 +17,7 @@ from toska_mesh.aio import Latest
 from toska_mesh.discovery.announcer import Announcer
 from toska_mesh.discovery.auth import Gatekeeper
 from toska_mesh.discovery.grpc_server import GrpcServer
+from toska_mesh.discovery.mesh_servicer import MeshServicer
 from toska_mesh.discovery.metrics import DiscoveryMetrics
 from toska_mesh.discovery.notes import Notes
 from toska_mesh.discovery.prober import Prober
@@ -28,15 +29,18 @@ from toska_mesh.discovery.servicer import DiscoveryServicer
 from toska_mesh.discovery.settings import DiscoverySettings
 from toska_mesh.discovery.store import Store
 from toska_mesh.discovery.transitions import Stamp
+from toska_mesh.discovery.watch import WatchHub
 from toska_mesh.errors import ConfigError
 from toska_mesh.messaging import EventSink, open_event_sink
-from toska_mesh.model import CatalogSnapshot
+from toska_mesh.model import CatalogSnapshot, Verdicts
 from toska_mesh.registry.consul.beats import BeatingRegistry
 from toska_mesh.registry.consul.client import ConsulClient
+from toska_mesh.registry.consul.fence import ConsulGatewayBarrier
 from toska_mesh.registry.consul.follower import ConsulFollower, FollowerOptions
 from toska_mesh.registry.consul.keys import ConsulKeys
 from toska_mesh.registry.consul.lock import ConsulLeaderLock
 from toska_mesh.registry.consul.options import ConsulOptions
+from toska_mesh.registry.consul.verdicts import ConsulVerdictFollower
 from toska_mesh.telemetry import event_log, new_metrics_registry
 
 DESCRIPTION = "the mesh's registry service: gRPC and REST over Consul or toska-registry, with events"
@@ -44,7 +48,7 @@ LOCK_NAME = "discovery.lock"
 LEADER_KEY = "toska/discovery/leader"
 EVENTS_CHECK_SECONDS = 2.0
 FOLLOW_PAUSE_SECONDS = 0.2
-"""Between two looks at the catalog: it serves the reconciler, which waits longer than that before it believes it."""
+"""Between two looks at the catalog while nobody watches: the reconciler waits longer before it believes it."""
 
 log = event_log("discovery")
 
@@ -60,7 +64,7 @@ async def run(settings: DiscoverySettings, stop: asyncio.Event) -> None:
     metrics_registry = new_metrics_registry("discovery")
     metrics = DiscoveryMetrics(metrics_registry)
     health = Health(awaited=("registry",))
-    catalog = Latest[CatalogSnapshot]()
+    catalog, verdicts = Latest[CatalogSnapshot](), Latest[Verdicts]()
     gatekeeper = Gatekeeper(
         settings.auth,
         settings.auth_secret.get_secret_value(),
@@ -89,6 +93,15 @@ async def run(settings: DiscoverySettings, stop: asyncio.Event) -> None:
                 registry, announcer, gatekeeper, catalog, metrics, store.remembered.records, notes, uuid4, utcnow
             )
             servicer = DiscoveryServicer(registrar, gatekeeper, metrics)
+            # A registration always finds room: calls that last may be half of all, streams and waits a quarter each.
+            hub = WatchHub(max(1, settings.max_concurrent_calls // 4))
+            barrier = ConsulGatewayBarrier(consul)
+            mesh = MeshServicer(hub, barrier, gatekeeper, metrics, max(1, settings.max_concurrent_calls // 4))
+            follower = ConsulFollower(
+                consul,
+                FollowerOptions(pause_seconds=FOLLOW_PAUSE_SECONDS),
+                is_hurried=lambda: hub.watcher_count > 0,
+            )
             rest = RestApi(registrar, gatekeeper, metrics, Prober(), utcnow)
             async with (
                 AdminServer(
@@ -100,7 +113,7 @@ async def run(settings: DiscoverySettings, stop: asyncio.Event) -> None:
                     routes=rest.routes(),
                 ),
                 GrpcServer(
-                    settings.host, settings.port, servicer, settings.max_concurrent_calls, settings.drain_seconds
+                    settings.host, settings.port, servicer, mesh, settings.max_concurrent_calls, settings.drain_seconds
                 ) as server,
                 asyncio.TaskGroup() as tasks,
             ):
@@ -108,10 +121,10 @@ async def run(settings: DiscoverySettings, stop: asyncio.Event) -> None:
                 reconciler = Reconciler(registry, announcer, registrar, catalog, notes, lambda: lock.is_leader, utcnow)
                 running = [
                     tasks.create_task(watch.run(), name="watch registry"),
-                    tasks.create_task(
-                        ConsulFollower(consul, FollowerOptions(pause_seconds=FOLLOW_PAUSE_SECONDS)).follow(catalog),
-                        name="follow catalog",
-                    ),
+                    tasks.create_task(follower.follow(catalog), name="follow catalog"),
+                    tasks.create_task(ConsulVerdictFollower(consul).follow(verdicts), name="follow verdicts"),
+                    tasks.create_task(barrier.run(), name="follow gateways"),
+                    tasks.create_task(hub.run(catalog, verdicts), name="tell streams"),
                     tasks.create_task(lock.run(), name="hold leader lock"),
                     tasks.create_task(reconciler.run(), name="reconcile"),
                     tasks.create_task(watch_events(sink, health), name="watch events"),
@@ -123,6 +136,7 @@ async def run(settings: DiscoverySettings, stop: asyncio.Event) -> None:
                 await stop.wait()
                 health.start_draining()
                 await server.set_serving(False)
+                mesh.drain()
                 for task in running:
                     task.cancel()
 

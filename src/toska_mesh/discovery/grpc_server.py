@@ -1,6 +1,6 @@
 """The gRPC server around the servicer: limits, health, reflection, and a stop that ends.
 
-Health says SERVING only while the registry can be asked; it covers `""` and the registry service.
+Health says SERVING only while the registry can be asked; it covers `""` and both services.
 """
 
 import socket
@@ -12,18 +12,24 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from toska_mesh.admin import port_in_use
+from toska_mesh.discovery import mesh_servicer
+from toska_mesh.discovery.mesh_servicer import MeshServicer
 from toska_mesh.discovery.servicer import SERVICE_NAME, DiscoveryServicer
 from toska_mesh.errors import ConfigError
 from toska_mesh.pb import discovery_pb2_grpc
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_SENT_BYTES = 32 * 1024 * 1024
+"""A service of tens of thousands of instances is one message; whether it takes that is for the client to say."""
+
 PORT_VARIABLE = "DISCOVERY_PORT"
+SERVICE_NAMES = (SERVICE_NAME, mesh_servicer.SERVICE_NAME)
 
 _OPTIONS = (
     # Two servers on one port would each get some of the connections: a second one is an error.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_SENT_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_concurrent_streams", 1000),  # per connection
     # Clients that vanished without a word are found within a minute; pings more often than every 10 s are abuse.
@@ -39,7 +45,13 @@ class GrpcServer:
     """An async context manager: serving inside the block. Raises ConfigError when the port cannot be had."""
 
     def __init__(
-        self, host: str, port: int, servicer: DiscoveryServicer, max_concurrent_calls: int, drain_seconds: float
+        self,
+        host: str,
+        port: int,
+        servicer: DiscoveryServicer,
+        mesh: MeshServicer,
+        max_concurrent_calls: int,
+        drain_seconds: float,
     ) -> None:
         self._host = host
         self._port = port
@@ -48,8 +60,9 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs do not know it
         add = discovery_pb2_grpc.add_DiscoveryRegistryServicer_to_server
         add(servicer, self._server)  # type: ignore[no-untyped-call]  # generated without types
+        self._server.add_generic_rpc_handlers((mesh.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def __aenter__(self) -> Self:
@@ -72,7 +85,7 @@ class GrpcServer:
 
     async def set_serving(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE_NAME):
+        for name in ("", *SERVICE_NAMES):
             await self._health.set(name, status)
 
 

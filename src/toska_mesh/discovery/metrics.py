@@ -43,6 +43,16 @@ class DiscoveryMetrics:
             "1 while this replica announces what the registry does by itself.",
             registry=registry,
         )
+        self.watch_streams = Gauge("toska_discovery_watch_streams", "Streams that follow services.", registry=registry)
+        self.watch_names = Gauge(
+            "toska_discovery_watch_names", "Services followed, counted once per stream.", registry=registry
+        )
+        self.watch_updates = Counter(
+            "toska_discovery_watch_updates_total", "Messages sent on such streams.", registry=registry
+        )
+        self.watch_bytes = Counter(
+            "toska_discovery_watch_bytes_total", "Bytes of messages sent on such streams.", registry=registry
+        )
         self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def count_call(self, transport: str, method: str, outcome: str, seconds: float) -> None:

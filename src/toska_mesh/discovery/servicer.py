@@ -33,7 +33,7 @@ _MAX_CORRELATION_CHARS = 256
 log = event_log("discovery")
 
 Response = TypeVar("Response")
-_Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
@@ -45,7 +45,7 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
         self._metrics = metrics
 
     async def Register(  # noqa: N802  # the contract's name
-        self, request: pb.RegisterServiceRequest, context: _Context
+        self, request: pb.RegisterServiceRequest, context: Context
     ) -> pb.RegisterServiceResponse:
         async def register(call: Call) -> pb.RegisterServiceResponse:
             instance_id = await self._registrar.register(call, convert.registration_from(request))
@@ -57,7 +57,7 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
         return await self._answer("Register", context, register, refuse)
 
     async def Deregister(  # noqa: N802
-        self, request: pb.DeregisterServiceRequest, context: _Context
+        self, request: pb.DeregisterServiceRequest, context: Context
     ) -> pb.DeregisterServiceResponse:
         async def deregister(call: Call) -> pb.DeregisterServiceResponse:
             removed = await self._registrar.deregister(call, InstanceId(request.serviceId))
@@ -68,7 +68,7 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
         )
 
     async def ReportHealth(  # noqa: N802
-        self, request: pb.ReportHealthRequest, context: _Context
+        self, request: pb.ReportHealthRequest, context: Context
     ) -> pb.ReportHealthResponse:
         async def report(call: Call) -> pb.ReportHealthResponse:
             known = await self._registrar.report_health(
@@ -79,7 +79,7 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
         return await self._answer("ReportHealth", context, report, lambda exc: pb.ReportHealthResponse(success=False))
 
     async def GetInstances(  # noqa: N802
-        self, request: pb.GetInstancesRequest, context: _Context
+        self, request: pb.GetInstancesRequest, context: Context
     ) -> pb.GetInstancesResponse:
         async def look_up(call: Call) -> pb.GetInstancesResponse:
             found = await self._registrar.instances(call, ServiceName(request.serviceName))
@@ -94,7 +94,7 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
         return await self._answer("GetInstances", context, look_up)
 
     async def GetServices(  # noqa: N802
-        self, request: pb.GetServicesRequest, context: _Context
+        self, request: pb.GetServicesRequest, context: Context
     ) -> pb.GetServicesResponse:
         async def look_up(call: Call) -> pb.GetServicesResponse:
             found = await self._registrar.service_names(call)
@@ -106,7 +106,7 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
     async def _answer(
         self,
         method: str,
-        context: _Context,
+        context: Context,
         do: Callable[[Call], Awaitable[Response]],
         refuse: Callable[[MeshError], Response] | None = None,
     ) -> Response:
@@ -115,7 +115,7 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
         started = loop.time()
         outcome = "error"
         try:
-            answer = await do(self._call(context, started))
+            answer = await do(call_of(context, self._gatekeeper, started))
             outcome = "ok" if _succeeded(answer) else "refused"
             return answer
         except UnauthenticatedError as exc:
@@ -125,11 +125,11 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
             outcome = "denied"
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
         except MeshError as exc:
-            outcome = _outcome_of(exc)
+            outcome = outcome_of(exc)
             if refuse is not None:
                 log.info("call_refused", method=method, peer=context.peer(), error=str(exc))
                 return refuse(exc)
-            await context.abort(_status_of(exc), str(exc))
+            await context.abort(status_of(exc), str(exc))
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
@@ -137,25 +137,28 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
             self._metrics.count_call("grpc", method, outcome, loop.time() - started)
         raise AssertionError("abort always raises")
 
-    def _call(self, context: _Context, now: float) -> Call:
-        authorization: str | None = None
-        correlation_id: str | None = None
-        for key, value in context.invocation_metadata() or ():
-            if key == "authorization":
-                authorization = _text(value)
-            elif key == "x-correlation-id":
-                correlation_id = _text(value)[:_MAX_CORRELATION_CHARS] or None
-        peer = context.peer()
-        return Call(
-            deadline=deadline_of(now, context.time_remaining()),
-            peer=peer,
-            ip=peer_ip(peer),
-            identity=self._gatekeeper.admit(authorization),
-            correlation_id=correlation_id,
-        )
+
+def call_of(context: Context, gatekeeper: Gatekeeper, now: float) -> Call:
+    """What is known about the caller. Raises UnauthenticatedError and PermissionDeniedError."""
+    authorization: str | None = None
+    correlation_id: str | None = None
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            authorization = _text(value)
+        elif key == "x-correlation-id":
+            correlation_id = _text(value)[:_MAX_CORRELATION_CHARS] or None
+    peer = context.peer()
+    return Call(
+        deadline=deadline_of(now, context.time_remaining()),
+        peer=peer,
+        ip=peer_ip(peer),
+        identity=gatekeeper.admit(authorization),
+        correlation_id=correlation_id,
+    )
 
 
-def _status_of(exc: MeshError) -> grpc.StatusCode:
+def status_of(exc: MeshError) -> grpc.StatusCode:
+    """What a failure is called in gRPC, tokens aside."""
     if isinstance(exc, InvalidArgumentError):
         return grpc.StatusCode.INVALID_ARGUMENT
     if isinstance(exc, RegistryUnavailableError):
@@ -163,7 +166,8 @@ def _status_of(exc: MeshError) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL
 
 
-def _outcome_of(exc: MeshError) -> str:
+def outcome_of(exc: MeshError) -> str:
+    """What a failure is called in metrics."""
     if isinstance(exc, NotOwnerError):
         return "denied"
     return "unavailable" if isinstance(exc, RegistryUnavailableError) else "refused"
@@ -173,7 +177,7 @@ def _succeeded(answer: object) -> bool:
     return bool(getattr(answer, "success", getattr(answer, "removed", True)))
 
 
-def _mark_stale(context: _Context, found: Lookup) -> None:
+def _mark_stale(context: Context, found: Lookup) -> None:
     if found.stale_reason:
         reason = found.stale_reason.encode("ascii", "replace").decode()
         context.set_trailing_metadata(((STALE_KEY, "".join(c if c.isprintable() else " " for c in reason)),))

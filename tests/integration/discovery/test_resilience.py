@@ -372,7 +372,9 @@ async def test_reflection_and_metrics(discovery: DiscoveryServer, client: Client
     question = reflection_pb2.ServerReflectionRequest(list_services="")
     answers = [answer async for answer in stub.ServerReflectionInfo(iter([question]))]
     names = {service.name for service in answers[0].list_services_response.service}
-    assert "toskamesh.discovery.DiscoveryRegistry" in names
+    assert names >= {"toskamesh.discovery.DiscoveryRegistry", "toskamesh.mesh.Mesh", "grpc.health.v1.Health"}
+    health = health_pb2_grpc.HealthStub(client.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest(service="toskamesh.mesh.Mesh"))).status == 1
     await client.register("counted", "counted-1")
     text = http_get(f"{discovery.url}/metrics")[1].decode()
     assert 'toska_discovery_calls_total{method="Register",outcome="ok",transport="grpc"}' in text

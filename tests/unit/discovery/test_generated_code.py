@@ -55,7 +55,10 @@ def test_a_stale_module_is_named(tmp_path: Path) -> None:
     tool = runpy.run_path(str(SCRIPT))
     stale = tool["stale"]
     stale.__globals__["PACKAGE"] = tmp_path
-    assert stale() == ["discovery_pb2.py", "discovery_pb2.pyi", "discovery_pb2_grpc.py"]
+    assert stale() == [
+        *("discovery_pb2.py", "discovery_pb2.pyi", "discovery_pb2_grpc.py"),
+        *("mesh_pb2.py", "mesh_pb2.pyi", "mesh_pb2_grpc.py"),
+    ]
 
 
 @pytest.mark.parametrize("message", sorted(CONTRACT))
