@@ -32,7 +32,7 @@ $(STAMP): constraints.txt pyproject.toml
 run: install ## Run a whole mesh on this machine: registry, discovery, gateway, health monitor, samples (ARGS="--consul URL" ...)
 	@$(BIN)/toska up $(ARGS)
 
-test: install provision ## Run all tests against a real Consul and a real RabbitMQ (ARGS="-k name" ...)
+test: install provision ## Run all tests against a real Consul, RabbitMQ and Redis (ARGS="-k name" ...)
 	@$(BIN)/python tools/run_tests.py $(ARGS)
 
 compiled: install ## Build .venv-compiled: the same package, its data path compiled by mypyc (needs a C compiler)
@@ -48,7 +48,7 @@ test-compiled: compiled provision ## Run the tests of the data path against the 
 test-unit: install ## Run the unit tests: no servers, seconds; property tests with fewer examples than in `test`
 	@$(PYTEST) tests/unit --hypothesis-profile=quick $(ARGS)
 
-provision: install ## Find or fetch Consul and RabbitMQ for the tests
+provision: install ## Find or fetch Consul, RabbitMQ and Redis for the tests
 	@$(BIN)/python -m tests.support.provision
 
 check: install ## Check formatting, lint, types, import order and generated code

@@ -4,7 +4,7 @@ Addresses of archives are never known here; they are taken from the machine's ow
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,11 @@ _DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 def download(package: str, suite: str, work: Path) -> Path:
     """The .deb of a package from another suite of the mirrors that this machine uses."""
+    return download_all((package,), suite, work)[0]
+
+
+def download_all(packages: Sequence[str], suite: str, work: Path) -> list[Path]:
+    """The .deb of each package, in order, without what they depend on."""
     failures = []
     for mirror in _mirrors(work):
         for trust in _trusts():
@@ -22,16 +27,16 @@ def download(package: str, suite: str, work: Path) -> Path:
             options = _private_apt(folder, f"deb {trust}{mirror} {suite} main\n")
             try:
                 run(["apt-get", *options, "update"], timeout_seconds=300)
-                run(["apt-get", *options, "download", package], timeout_seconds=300, cwd=folder)
+                run(["apt-get", *options, "download", *packages], timeout_seconds=300, cwd=folder)
             except NotHereError as failure:
                 failures.append(str(failure))
                 continue
-            found = sorted(folder.glob(f"{package}_*.deb"))
-            if found:
-                return found[0]
+            found = [sorted(folder.glob(f"{package}_*.deb")) for package in packages]
+            if all(found):
+                return [files[0] for files in found]
             failures.append("apt-get downloaded nothing")
     raise NotHereError(
-        f"apt has no {package} of {suite}: " + "; ".join(failures or ["no source of packages is set up"])
+        f"apt has no {' or '.join(packages)} of {suite}: " + "; ".join(failures or ["no source of packages is set up"])
     )
 
 

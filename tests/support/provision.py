@@ -1,14 +1,15 @@
 """Where the real servers of the tests come from. `python -m tests.support.provision` fetches them and says which.
 
-Per server, the first that works: a binary named by a variable (CONSUL_BIN, RABBITMQ_SERVER_BIN) or found on the PATH;
-Docker, if an engine answers; Debian packages (Consul unpacked into a cache folder, without root and without touching
-the system; RabbitMQ installed by apt when we are root). When nothing works, `ProvisionError` says what was tried and
-what to install. There is no skipping.
+Per server, the first that works: a binary named by a variable (CONSUL_BIN, RABBITMQ_SERVER_BIN, REDIS_BIN) or found on
+the PATH; Docker, if an engine answers; Debian packages (Consul and Redis unpacked into a cache folder, without root and
+without touching the system; RabbitMQ installed by apt when we are root). When nothing works, `ProvisionError` says what
+was tried and what to install. There is no skipping.
 """
 
 import fcntl
 import functools
 import os
+import platform
 import re
 import shutil
 import sys
@@ -23,9 +24,13 @@ from tests.support.shell import NotHereError, run
 
 CONSUL_IMAGE = os.environ.get("CONSUL_IMAGE", "hashicorp/consul:1.20")
 RABBITMQ_IMAGE = os.environ.get("RABBITMQ_IMAGE", "rabbitmq:3.13")
+REDIS_IMAGE = os.environ.get("REDIS_IMAGE", "redis:7.2")
 
 CONSUL_SUITE = "bullseye"
 """The last Debian release that carries Consul (1.8.7)."""
+
+_REDIS_PACKAGES = ("redis-tools", "redis-server", "liblzf1", "libjemalloc2", "libatomic1")
+"""The server and what of its libraries a small machine may lack."""
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/usr/lib/rabbitmq/bin")
 
@@ -65,6 +70,16 @@ def rabbitmq() -> Binary:
         "RabbitMQ",
         "RABBITMQ_SERVER_BIN",
         (_rabbitmq_on_path, _rabbitmq_from_docker, _rabbitmq_from_apt),
+    )
+
+
+@functools.cache
+def redis() -> Binary:
+    """A runnable Redis server."""
+    return _first(
+        "Redis",
+        "REDIS_BIN",
+        (_redis_on_path, _redis_cached, _redis_from_docker, _redis_from_debian),
     )
 
 
@@ -113,6 +128,22 @@ def _checked_consul(path: Path, origin: str) -> Binary:
     return Binary(path, tuple(map(int, version.groups())), origin)
 
 
+def _redis_on_path() -> Binary:
+    path, origin = _named("REDIS_BIN", "redis-server")
+    return _checked_redis(path, origin)
+
+
+def _checked_redis(path: Path, origin: str) -> Binary:
+    try:
+        asked = run([str(path), "--version"], timeout_seconds=30)
+    except NotHereError as failure:
+        raise NotHereError(f"{path} does not run: {failure}") from None
+    version = re.search(r"Redis server v=(\d+)\.(\d+)\.(\d+)", asked)
+    if not version:
+        raise NotHereError(f"{path} does not say that it is Redis: {asked[:80]!r}")
+    return Binary(path, tuple(map(int, version.groups())), origin)
+
+
 def _rabbitmq_on_path() -> Binary:
     path, origin = _named("RABBITMQ_SERVER_BIN", "rabbitmq-server")
     if path.resolve().name == "rabbitmq-script-wrapper":
@@ -139,15 +170,26 @@ def _engine() -> None:
 
 def _consul_from_docker() -> Binary:
     """The image's binary is static, so it is copied out and run like any other."""
-    _engine()
     target = cache_folder() / "consul-docker" / "consul"
-    container = run(["docker", "create", CONSUL_IMAGE], timeout_seconds=300).strip()
+    _copy_out(CONSUL_IMAGE, "/bin/consul", target)
+    return _checked_consul(target, f"Docker image {CONSUL_IMAGE}")
+
+
+def _redis_from_docker() -> Binary:
+    """The image's binary needs common libraries only; where they are missing, the next way is tried."""
+    target = cache_folder() / "redis-docker" / "redis-server"
+    _copy_out(REDIS_IMAGE, "/usr/local/bin/redis-server", target)
+    return _checked_redis(target, f"Docker image {REDIS_IMAGE}")
+
+
+def _copy_out(image: str, path: str, target: Path) -> None:
+    _engine()
+    container = run(["docker", "create", image], timeout_seconds=300).strip()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        run(["docker", "cp", f"{container}:/bin/consul", str(target)], timeout_seconds=120)
+        run(["docker", "cp", f"{container}:{path}", str(target)], timeout_seconds=120)
     finally:
         run(["docker", "rm", "--force", container], timeout_seconds=60)
-    return _checked_consul(target, f"Docker image {CONSUL_IMAGE}")
 
 
 def _rabbitmq_from_docker() -> Binary:
@@ -193,6 +235,50 @@ def _consul_from_debian() -> Binary:
     return _checked_consul(_unpacked_consul(), f"Debian package of {CONSUL_SUITE}")
 
 
+def _redis_cached() -> Binary:
+    for path in (_redis_starter(), cache_folder() / "redis-docker" / "redis-server"):
+        if path.exists():
+            return _checked_redis(path, "fetched before")
+    raise NotHereError(f"no copy from an earlier run in {cache_folder()}")
+
+
+def _redis_starter() -> Path:
+    return cache_folder() / "redis-debian" / "redis-server"
+
+
+def _redis_from_debian() -> Binary:
+    """This release's packages, started by a script that knows where their libraries lie."""
+    for tool in ("apt-get", "dpkg"):
+        if not shutil.which(tool):
+            raise NotHereError(f"no Debian packages here: {tool} is missing")
+    suite = _own_suite()
+    with _lock("redis"):
+        if not _redis_starter().exists():
+            with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="redis-") as work:
+                unpacked = Path(work) / "unpacked"
+                for package in debian.download_all(_REDIS_PACKAGES, suite, Path(work)):
+                    run(["dpkg", "-x", str(package), str(unpacked)], timeout_seconds=120)
+                target = _redis_starter().parent
+                libraries = ":".join(
+                    str(target / folder.relative_to(unpacked)) for folder in sorted(unpacked.glob("usr/lib/*-linux-*"))
+                )
+                starter = unpacked / "redis-server"
+                server = target / "usr" / "bin" / "redis-server"
+                starter.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{libraries}" exec "{server}" "$@"\n')
+                starter.chmod(0o755)
+                shutil.rmtree(target, ignore_errors=True)
+                unpacked.rename(target)
+    return _checked_redis(_redis_starter(), f"Debian package of {suite}")
+
+
+def _own_suite() -> str:
+    """The release of this machine: its libraries are what the server is linked against."""
+    try:
+        return platform.freedesktop_os_release()["VERSION_CODENAME"]
+    except (OSError, KeyError):
+        raise NotHereError("this machine does not say which Debian release it is") from None
+
+
 def _rabbitmq_from_apt() -> Binary:
     """Debian's package, without its service."""
     if os.geteuid() != 0:
@@ -215,7 +301,7 @@ def _lock(name: str) -> Iterator[None]:
 
 def main() -> int:
     try:
-        for name, find in (("Consul", consul), ("RabbitMQ", rabbitmq)):
+        for name, find in (("Consul", consul), ("RabbitMQ", rabbitmq), ("Redis", redis)):
             print(f"{name}: {find()}", flush=True)
     except ProvisionError as failure:
         print(failure, file=sys.stderr)

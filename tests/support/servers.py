@@ -1,10 +1,11 @@
-"""The real servers of the integration and contract tests: Consul, RabbitMQ, our registry and our daemons.
+"""The real servers of the integration and contract tests: Consul, RabbitMQ, Redis, our registry and our daemons.
 
 Each is a context manager with the methods of `ServerProcess` (start, stop, kill, pause, resume, wipe_and_restart, …).
 """
 
 import importlib.metadata
 import json
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ __all__ = [
     "ConsulServer",
     "DaemonProcess",
     "RabbitMQServer",
+    "RedisServer",
     "RegistryServer",
     "ServerFailedError",
     "ServerProcess",
+    "ToskaStoreServer",
     "bare_environment",
     "http_get",
 ]
@@ -76,6 +79,61 @@ class ConsulServer(ServerProcess):
         """A leader that has taken the catalog over: it has registered itself and found itself healthy."""
         status, body = http_get(f"{self.url}/v1/health/service/consul?passing")
         return status == 200 and bool(json.loads(body))
+
+
+class RedisServer(ServerProcess):
+    """One Redis on loopback. Every write is on the disk before it is answered, so `kill` and `start` keep the data."""
+
+    def __init__(self, *arguments: str) -> None:
+        """Further options of redis-server, as `--requirepass`, `secret`."""
+        super().__init__("redis")
+        self.binary = provision.redis()
+        self.port = free_port()
+        self._arguments = arguments
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        return [
+            *(str(self.binary.path), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.data)),
+            *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--daemonize", "no"),
+            *self._arguments,
+        ]
+
+    def is_ready(self) -> bool:
+        """An answer of its own; without the password it is an error, which is one, too."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+
+
+class ToskaStoreServer(ServerProcess):
+    """Our stand-in for ToskaStore, in a process of its own; its data survives `kill` and `start`."""
+
+    def __init__(self, *arguments: str) -> None:
+        """Further options of `tests.support.toska_store`."""
+        super().__init__("toska-store")
+        self.port = free_port()
+        self._arguments = arguments
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        log = str(self.data / "toska.aof")
+        return [
+            *(sys.executable, "-m", "tests.support.toska_store", "--port", str(self.port), "--log", log),
+            *self._arguments,
+        ]
+
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def is_ready(self) -> bool:
+        return http_get(f"{self.url}/health")[0] == 200
 
 
 class DaemonProcess(ServerProcess):

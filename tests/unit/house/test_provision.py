@@ -8,11 +8,17 @@ from tests.support.provision import ProvisionError
 
 CONSUL = "#!/bin/sh\necho 'Consul v1.9.3'\n"
 
+REDIS = "#!/bin/sh\necho 'Redis server v=7.2.4 sha=00000000:0 malloc=libc bits=64 build=0'\n"
+
 DOCKER = f"""#!/bin/sh
 case "$1" in
   version) echo 28.0 ;;
   create) echo c0ffee ;;
-  cp) printf '%s' "{CONSUL}" > "$3" && chmod +x "$3" ;;
+  cp) case "$2" in
+        *redis*) printf '%s' "{REDIS}" > "$3" ;;
+        *) printf '%s' "{CONSUL}" > "$3" ;;
+      esac
+      chmod +x "$3" ;;
 esac
 """
 
@@ -29,7 +35,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(provision, "_SYSTEM_FOLDERS", ())
-    for variable in ("CONSUL_BIN", "RABBITMQ_SERVER_BIN"):
+    for variable in ("CONSUL_BIN", "RABBITMQ_SERVER_BIN", "REDIS_BIN"):
         monkeypatch.delenv(variable, raising=False)
     return programs
 
@@ -47,6 +53,10 @@ def find_consul() -> provision.Binary:
 
 def find_rabbitmq() -> provision.Binary:
     return provision.rabbitmq.__wrapped__()
+
+
+def find_redis() -> provision.Binary:
+    return provision.redis.__wrapped__()
 
 
 def test_a_named_binary_comes_before_the_path(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +115,25 @@ def test_a_program_that_is_something_else_is_not_taken_for_consul(machine: Path)
     program(machine, "consul", "#!/bin/sh\necho hello\n")
     with pytest.raises(ProvisionError, match="does not say that it is Consul"):
         find_consul()
+
+
+def test_redis_is_looked_for_in_the_same_order(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = program(machine, "docker", DOCKER)
+    copied = tmp_path / "cache" / "toska-mesh" / "redis-docker" / "redis-server"
+    assert find_redis() == provision.Binary(copied, (7, 2, 4), f"Docker image {provision.REDIS_IMAGE}")
+    docker.unlink()
+    assert find_redis() == provision.Binary(copied, (7, 2, 4), "fetched before")
+    path = program(machine, "redis-server", REDIS)
+    assert find_redis() == provision.Binary(path, (7, 2, 4), "PATH")
+    named = program(tmp_path, "my-redis", REDIS)
+    monkeypatch.setenv("REDIS_BIN", str(named))
+    assert find_redis() == provision.Binary(named, (7, 2, 4), "REDIS_BIN")
+
+
+def test_a_redis_of_an_image_that_does_not_run_here_leads_to_the_next_way(machine: Path) -> None:
+    program(machine, "docker", DOCKER.replace("echo 'Redis", "exit 127; echo 'Redis"))
+    with pytest.raises(ProvisionError, match=r"redis-server does not run(.|\n)*apt-get is missing"):
+        find_redis()
 
 
 def test_rabbitmq_needs_erlang_beside_it(machine: Path) -> None:
