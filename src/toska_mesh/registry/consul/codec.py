@@ -21,7 +21,7 @@ CONSUL_SERVICE = "consul"
 """The registry's own entry in its catalog."""
 
 MAINTENANCE_CHECKS = ("_node_maintenance", "_service_maintenance:")
-_SILENCE = ("TTL expired", "Agent not live or unreachable")
+SILENCE = ("TTL expired", "Agent not live or unreachable")
 """Outputs that Consul itself writes when it heard nothing: from an instance, from an agent."""
 
 CHECK_WORDS: Mapping[HealthStatus, str] = MappingProxyType(
@@ -124,7 +124,7 @@ def _entry(service: ServiceName, item: Mapping[str, Any]) -> Entry:
         ),
         status=status,
         metadata=MappingProxyType(metadata),
-        registered_at=_parse_time(metadata.get(REGISTERED_AT, "")),
+        registered_at=parse_time(metadata.get(REGISTERED_AT, "")),
         output=output,
         create_index=int(registered.get("CreateIndex") or 0),
     )
@@ -184,7 +184,7 @@ def _is_maintenance(check: Mapping[str, Any]) -> bool:
 
 
 def _is_silence(check: Mapping[str, Any], output: str) -> bool:
-    return not _is_maintenance(check) and (not output or output.startswith(_SILENCE))
+    return not _is_maintenance(check) and (not output or output.startswith(SILENCE))
 
 
 def _explain(check: Mapping[str, Any], output: str) -> str:
@@ -195,7 +195,8 @@ def _explain(check: Mapping[str, Any], output: str) -> str:
     return f"node check {check.get('Name') or check.get('CheckID')}: {output}"
 
 
-def _parse_time(text: str) -> datetime | None:
+def parse_time(text: str) -> datetime | None:
+    """UTC of an RFC 3339 text; None when it is none."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
