@@ -38,18 +38,26 @@ class PublishError(MessagingError):
 
 
 class UpstreamError(MeshError):
-    """A proxied call failed on the upstream's side."""
+    """A call failed on the upstream's side. `instance` is the last one asked, empty when there was none."""
+
+    def __init__(self, message: str, *, service: str = "", instance: str = "", attempts: int = 0) -> None:
+        super().__init__(message)
+        self.service = service
+        self.instance = instance
+        self.attempts = attempts
 
 
 class NoInstanceError(UpstreamError):
-    """The service is known but no instance of it may be asked."""
+    """No instance of the service may be asked, or there is no such service."""
 
 
 class CircuitOpenError(UpstreamError):
     """Every instance that could be asked is behind an open breaker. `retry_after_seconds` says when to come back."""
 
-    def __init__(self, message: str, retry_after_seconds: float) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, retry_after_seconds: float, *, service: str = "", instance: str = "", attempts: int = 0
+    ) -> None:
+        super().__init__(message, service=service, instance=instance, attempts=attempts)
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -59,3 +67,23 @@ class UpstreamConnectError(UpstreamError):
 
 class UpstreamTimeoutError(UpstreamError):
     """The upstream did not answer in time."""
+
+
+class KeyValueError(MeshError):
+    """The key-value store refused a request; asking again unchanged will not help. The text names store and key."""
+
+
+class KeyValueUnavailableError(KeyValueError):
+    """The key-value store did not answer, or said that it cannot serve now. Asking again later may help.
+
+    Never to be read as "no such key". `may_have_happened`: a write may have taken effect all the same, because its
+    answer was lost; False is a promise that it did not.
+    """
+
+    def __init__(self, message: str, may_have_happened: bool = True) -> None:
+        super().__init__(message)
+        self.may_have_happened = may_have_happened
+
+
+class KeyValueFormatError(KeyValueError):
+    """A value has no JSON form, or what is stored is not what the caller asked for. The text says where in it."""

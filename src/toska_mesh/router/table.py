@@ -146,6 +146,10 @@ class RouteTable:
             "unrouted": dict(sorted(self.unrouted.items())),
         }
 
+    def explain_service(self, service: Service, now: float) -> dict[str, Any]:
+        """The same about one service."""
+        return _explain(service, now)
+
 
 def _nothing() -> None:
     return None
