@@ -25,6 +25,7 @@ SAVES_ITSELF = {
     "gateway_startup": "start to ready and idle memory, of all daemons",
     "gateway_bars": "the gateway's bars beside what was measured; starts nothing",
     "freshness": "from registering to the first answer through the gateway, on both registries",
+    "watch": "from a change to a client that follows through discovery, with 0, 1 and 200 streams",
     "registry_outage": "requests while the registry is dead for 30 s, on both registries",
     "attacks": "memory of the gateway, and an innocent client, under hostile clients and instances",
     "discovery_outage": "discovery's latency with RabbitMQ up, frozen and stopped",
