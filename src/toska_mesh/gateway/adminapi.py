@@ -20,15 +20,15 @@ from toska_mesh.router import RouteTable, Service
 from toska_mesh.settings import load, show, variables_of
 
 
-def admin_routes(proxy: Proxy, settings: GatewaySettings) -> list[web.RouteDef]:
-    """`/routes`, `/instances` (`?service=`), `/config`, `/tasks`."""
+def admin_routes(proxy: Proxy, settings: GatewaySettings, applied_index: Callable[[], int] = int) -> list[web.RouteDef]:
+    """`/routes`, `/instances` (`?service=`), `/config`, `/tasks`. `applied_index`: see `visible`."""
 
     async def routes(request: web.Request) -> web.Response:
         table = proxy.table
         if table is None:
             return no_table()
         shared = proxy.path_routes.conflicts if proxy.path_routes is not None else {}
-        return json_response(describe_routes(table, proxy.prefix, shared))
+        return json_response({"appliedIndex": applied_index(), **describe_routes(table, proxy.prefix, shared)})
 
     async def instances(request: web.Request) -> web.Response:
         table = proxy.table

@@ -28,6 +28,7 @@ from toska_mesh.gateway.reloading import FileWatch, WatchedFiles, fingerprint
 from toska_mesh.gateway.routing import CHECK, Routing
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.gateway.sharedlimit import SharedRateLimiter
+from toska_mesh.gateway.visible import AppliedIndex, follow_when_seen, presence
 from toska_mesh.gateway.workers import refuse_to_replace, supervise
 from toska_mesh.registry.consul import (
     ConsulClient,
@@ -112,6 +113,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             on_trouble=routing.on_trouble,
             snapshot_file=SnapshotFile(Path(settings.snapshot_path)) if settings.snapshot_path else None,
         )
+        seen = presence(consul, proxy, follower, routing)
+        metrics.register(AppliedIndex(seen))
         listener = Listener(settings, lambda: ClientConnection(proxy), inherited.listener if inherited else None)
         files = _watched_files(settings, before, listener, proxy, tokens)
         proxy.stats.tls_failures = listener.tls_failures
@@ -123,11 +126,12 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             variable="GATEWAY_ADMIN_PORT",
             health=health,
             metrics=metrics,
-            routes=admin_routes(proxy, settings),
+            routes=admin_routes(proxy, settings, lambda: seen.applied_index),
             unix_path=inherited.admin_socket if inherited else "",
         ) as admin:
             tasks.create_task(routing.run(), name="keep routes")
-            tasks.create_task(follower.follow(routing.catalog), name="follow catalog")
+            tasks.create_task(seen.run(), name="be seen in the registry")
+            tasks.create_task(follow_when_seen(seen, follower, routing), name="follow catalog")
             tasks.create_task(ConsulVerdictFollower(consul).follow(routing.verdicts), name="follow verdicts")
             tasks.create_task(proxy.run(), name="tick")
             if files:

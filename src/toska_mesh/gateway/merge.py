@@ -15,7 +15,7 @@ NEWEST = ("toska_gateway_table_version", "toska_gateway_table_stale_seconds", "t
 """What all workers see alike: the largest value counts, the sum would mean nothing."""
 
 
-SOONEST = ("toska_gateway_certificate_expiry_timestamp_seconds",)
+SMALLEST = ("toska_gateway_certificate_expiry_timestamp_seconds", "toska_gateway_applied_index")
 """Where workers differ for a moment, the smallest value is the one to act on."""
 
 
@@ -41,7 +41,7 @@ class MergedMetrics:
             key = (sample.name, tuple(sorted(labels.items())))
             if name in NEWEST or sample.name in NEWEST:
                 samples[key] = max(samples.get(key, float("-inf")), sample.value)
-            elif name in SOONEST:
+            elif name in SMALLEST:
                 samples[key] = min(samples.get(key, float("inf")), sample.value)
             else:
                 samples[key] = samples.get(key, 0.0) + sample.value

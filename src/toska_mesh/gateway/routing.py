@@ -35,6 +35,8 @@ class Routing:
         self.catalog: Latest[CatalogSnapshot] = Latest()
         self.verdicts: Latest[Verdicts] = Latest()
         self.has_table = asyncio.Event()
+        self._used: Latest[int] = Latest()
+        """Version of the catalog that the table in use was built from."""
         self._table: RouteTable | None = None
         self._told: RouteTable | None = None
         """The last table that the log knows about."""
@@ -51,6 +53,12 @@ class Routing:
         """The registry does not answer: before the first table that is why we are not ready."""
         if self._table is None:
             self._health.set(CHECK, HealthState.UNHEALTHY, f"no routes yet: {reason}")
+
+    async def in_use(self, version: int) -> None:
+        """Wait until the table in use is built from this version of the catalog, or from a newer one."""
+        used = self._used.version
+        while (self._used.peek() or 0) < version:
+            _, used = await self._used.newer_than(used)
 
     async def run(self) -> Never:
         """Until cancelled, rebuild at every change of either input."""
@@ -84,6 +92,7 @@ class Routing:
         )
         self._table = table
         proxy.use_table(table)
+        self._used.set(snapshot.version)
         self.has_table.set()
         if self._refreshed is not None:
             published_at, duration = self._refreshed

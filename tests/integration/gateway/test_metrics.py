@@ -14,7 +14,7 @@ from tests.integration.gateway.harness import OK, REQUEST, Backend, Caller, Gate
 from tests.support.servers import RegistryServer, http_get
 from tests.support.wait import eventually
 
-from toska_mesh.gateway.merge import NEWEST, OF_ONE_PROCESS, SOONEST, MergedMetrics
+from toska_mesh.gateway.merge import NEWEST, OF_ONE_PROCESS, SMALLEST, MergedMetrics
 from toska_mesh.model import InstanceId, ServiceName
 from toska_mesh.registry.api import Registration
 from toska_mesh.registry.consul import ConsulClient, ConsulOptions, ConsulRegistry
@@ -188,7 +188,7 @@ async def test_two_workers_count_together() -> None:
         for name, value in one.items():
             family = name.partition("{")[0]
             assert not family.startswith(OF_ONE_PROCESS)
-            assert both[name] == (value if family in NEWEST + SOONEST else 2 * value), name
+            assert both[name] == (value if family in NEWEST + SMALLEST else 2 * value), name
 
 
 async def test_every_metric_of_a_running_gateway_is_documented_and_freshness_is_measured(

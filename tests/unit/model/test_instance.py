@@ -106,3 +106,27 @@ def test_a_wrong_label_is_refused_with_the_right_ones() -> None:
 def test_an_empty_snapshot_is_not_a_stale_one() -> None:
     assert not CatalogSnapshot().is_stale
     assert CatalogSnapshot(stale_since=0.0).is_stale
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, False, id="healthy"),
+        pytest.param({"metadata": {"toska-draining": " True "}}, True, id="metadata"),
+        pytest.param({"metadata": {"toska-draining": "soon"}}, False, id="other metadata"),
+        pytest.param({"status": HealthStatus.DEGRADED, "output": "draining, 3 left"}, True, id="note"),
+        pytest.param({"status": HealthStatus.DEGRADED, "output": "slow"}, False, id="other note"),
+        pytest.param({"status": HealthStatus.DEGRADED, "output": "not draining"}, False, id="note elsewhere"),
+        pytest.param({"output": "draining"}, False, id="note of a healthy one"),
+        pytest.param({"status": HealthStatus.UNHEALTHY, "output": "draining"}, False, id="note of a dead one"),
+    ],
+)
+def test_an_instance_drains_by_its_metadata_or_by_its_last_report(changes: dict[str, object], expected: bool) -> None:
+    assert replace(ORDERS, **changes).is_draining is expected  # type: ignore[arg-type]
+
+
+def test_words_are_no_change_unless_they_begin_or_end_draining() -> None:
+    slow = replace(ORDERS, status=HealthStatus.DEGRADED, output="slow")
+    assert slow == replace(slow, output="slower")
+    assert slow != replace(slow, output="draining")
+    assert replace(slow, output="draining") == replace(slow, output="draining, 3 left")

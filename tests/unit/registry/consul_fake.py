@@ -194,6 +194,16 @@ class FakeConsul:
                 if name in self.refused_services:
                     raise RegistryError("registry answered 403: Permission denied")
                 return self._json([self._entry(key) for key, one in self.services.items() if one["Service"] == name], 1)
+            case ["agent", "self"]:
+                return self._json({"Config": {"NodeName": "n1"}}, 1)
+            case ["agent", "services"]:
+                name = params["filter"].removeprefix('Service == "').removesuffix('"')
+                ours = {key[1]: one for key, one in self.agent_services().items() if one["Service"] == name}
+                return self._json(ours, 1)
+            case ["agent", "checks"]:
+                name = params["filter"].removeprefix('ServiceName == "').removesuffix('"')
+                found = {key[1]: one for key, one in self.agent_checks().items() if one["ServiceName"] == name}
+                return self._json(found, 1)
             case ["agent", "service", instance_id]:
                 return self._agent_service(instance_id)
             case ["kv", *parts]:
@@ -205,6 +215,14 @@ class FakeConsul:
         ours = (f"service:{instance_id}", "serfHealth")
         checks = [check for (where, name), check in self.checks.items() if where == node and name in ours]
         return {"Node": {"Node": node, "Address": "127.0.0.1"}, "Service": self.services[key], "Checks": checks}
+
+    def agent_services(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What the agent of node `n1` was told; a test may replace it to make the agent know more than its servers."""
+        return {key: one for key, one in self.services.items() if key[0] == "n1"}
+
+    def agent_checks(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """The same of checks."""
+        return {key: one for key, one in self.checks.items() if key[0] == "n1"}
 
     def _agent_service(self, instance_id: str) -> Answer:
         if not any(key[1] == instance_id for key in self.services):
@@ -242,6 +260,8 @@ class FakeConsul:
 
     def _kv_write(self, method: str, key: str, params: Mapping[str, str], body: bytes) -> Answer:
         if method == "DELETE":
+            if "cas" in params and int(params["cas"]) != self.kv.get(key, {}).get("ModifyIndex"):
+                return self._json(False, 1)
             self.kv.pop(key, None)
             self._bump("kv")
             return self._json(True, 1)
@@ -251,6 +271,10 @@ class FakeConsul:
         holder = self.kv.get(key, {}).get("Session")
         if session and holder not in (None, session):
             return self._json(False, 1)
+        value = base64.b64encode(body).decode()
+        old = self.kv.get(key, {})
+        if old.get("Value") == value and old.get("Session") == (session or None):
+            return self._json(True, 1)  # Consul keeps the index of what is written as it was
         self._bump("kv")
-        self.kv[key] = {"Key": key, "Value": base64.b64encode(body).decode(), "Session": session}
+        self.kv[key] = {"Key": key, "Value": value, "Session": session or None, "ModifyIndex": self.index}
         return self._json(True, 1)

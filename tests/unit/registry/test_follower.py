@@ -503,6 +503,127 @@ async def _register_and_break(consul: FakeConsul) -> None:
     await asyncio.sleep(1)
 
 
+async def test_reading_again_when_asked_gives_a_version_that_shows_what_is_there() -> None:
+    consul = FakeConsul()
+    consul.register("orders", "o1")
+    async with following(consul) as it:
+        await it.catalog.first()
+        assert await it.follower.reread(ORDERS) == 1  # nothing has changed
+        assert reads(consul) == ["orders", "orders"]
+        assert [call[3] for call in consul.calls if call[2].endswith("service/orders")] == [{}, {"consistent": ""}]
+        consul.report("o1", "warning", "draining")
+        version = await it.follower.reread(ORDERS)
+        assert version == it.snapshot.version
+        assert it.shown() == {"o1": D}
+        assert await it.follower.reread(ServiceName("nobody")) == version
+        assert await it.follower.reread(ServiceName("consul")) == version
+
+
+async def test_a_drain_note_of_an_instance_that_was_degraded_before_is_a_change() -> None:
+    consul = FakeConsul()
+    consul.register("orders", "o1", status="warning", output="slow")
+    async with following(consul) as it:
+        await it.catalog.first()
+        consul.report("o1", "warning", "draining")
+        await it.follower.reread(ORDERS)
+        (instance,) = it.instances()
+        assert instance.is_draining
+
+
+async def test_a_reading_that_began_before_the_question_is_no_answer() -> None:
+    consul = FakeConsul(latency=1)
+    consul.register("orders", "o1")
+    async with following(consul) as it:
+        await it.catalog.first()
+        async with asyncio.TaskGroup() as tasks:
+            earlier = tasks.create_task(it.follower.reread(ORDERS))
+            await asyncio.sleep(0.5)  # under way
+            later = tasks.create_task(it.follower.reread(ORDERS))
+            await earlier
+            assert not later.done()
+        assert reads(consul) == ["orders"] * 3
+
+
+async def test_many_that_ask_for_one_service_share_a_reading() -> None:
+    consul = FakeConsul()
+    async with following(consul) as it:
+        await it.catalog.first()
+        async with asyncio.TaskGroup() as tasks:
+            asking = [tasks.create_task(it.follower.reread(ORDERS)) for _ in range(100)]
+            await asyncio.sleep(0)
+            asking[0].cancel()
+        assert reads(consul) == ["orders"]
+
+
+@pytest.mark.parametrize("state", ["down", "frozen"])
+async def test_who_asked_during_an_outage_is_answered_after_it(state: str) -> None:
+    consul = FakeConsul()
+    consul.register("orders", "o1")
+    async with following(consul) as it:
+        await it.catalog.first()
+        consul.break_connections(state)
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(it.follower.reread(ORDERS))
+            await asyncio.sleep(30)
+            assert not asking.done()
+            consul.report("o1", "warning", "draining")
+            consul.break_connections("up")
+        assert it.shown() == {"o1": D}
+        assert asking.result() <= it.snapshot.version
+
+
+async def test_who_asked_before_the_first_table_is_answered_with_it(tmp_path: Path) -> None:
+    consul = FakeConsul()
+    consul.register("orders", "o1")
+    async with following(consul, file=SnapshotFile(tmp_path / "t.json")) as it:
+        await it.catalog.first()
+        await asyncio.sleep(5)
+    consul.break_connections("down")
+    async with following(consul, file=SnapshotFile(tmp_path / "t.json")) as it:
+        assert (await it.catalog.first()).is_stale  # the one from disk: not what was asked for
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(it.follower.reread(ORDERS))
+            await asyncio.sleep(10)
+            assert not asking.done()
+            consul.break_connections("up")
+        assert not it.snapshot.is_stale
+
+
+async def test_who_asked_is_not_answered_while_the_registry_is_not_believed_about_the_service() -> None:
+    consul = FakeConsul()
+    for number in range(3):
+        consul.register("orders", f"o{number}")
+    async with following(consul) as it:
+        await it.catalog.first()
+        consul.break_connections("down")
+        await asyncio.sleep(5)
+        consul.wipe()
+        consul.state = "up"
+        await asyncio.sleep(10)
+        assert it.follower.held
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(it.follower.reread(ORDERS))
+            other = await it.follower.reread(ServiceName("carts"))
+            assert other == it.snapshot.version
+            await asyncio.sleep(OPTIONS.grace_seconds / 2)
+            assert not asking.done()
+        assert it.shown() == {}
+
+
+async def test_who_asked_for_a_service_that_may_not_be_read_is_answered_when_it_may() -> None:
+    consul = FakeConsul()
+    consul.register("secret", "s1")
+    consul.refused_services.add("secret")
+    async with following(consul) as it:
+        await it.catalog.first()
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(it.follower.reread(ServiceName("secret")))
+            await asyncio.sleep(OPTIONS.verify_seconds / 2)
+            assert not asking.done()
+            consul.refused_services.clear()
+        assert it.shown("secret") == {"s1": H}
+
+
 async def test_cancelled_at_any_await_it_ends_and_leaves_no_task(steps: Callable[[], range]) -> None:
     for step in steps():
         consul = FakeConsul()

@@ -41,6 +41,10 @@ def reason(ruling: Ruling, id: str) -> str:
         pytest.param([draining("a"), instance("b", UNKNOWN)], "a", id="draining before Unknown"),
         pytest.param([draining("a"), draining("b", DEGRADED)], "a b", id="all draining: all of them"),
         pytest.param([draining("a", UNHEALTHY)], "", id="draining and Unhealthy: nobody"),
+        pytest.param(
+            [instance("a", DEGRADED, output="draining: a deploy"), instance("b", DEGRADED)], "b", id="drain note"
+        ),
+        pytest.param([instance("a", output="draining")], "a", id="a drain note of a Healthy one says nothing"),
         pytest.param([instance("a", UNKNOWN), instance("b", UNHEALTHY)], "a", id="Unknown as the last resort"),
         pytest.param([instance("a", UNHEALTHY), instance("b", UNHEALTHY)], "", id="never an Unhealthy one"),
         pytest.param([instance("a"), instance("b")], "a b", id="all of the best class"),
@@ -199,6 +203,9 @@ def test_of_two_registrations_of_one_id_the_newest_counts() -> None:
         pytest.param(instance("x", DEGRADED), "Degraded by the registry; there are Healthy instances", id="degraded"),
         pytest.param(instance("x", UNKNOWN), "Unknown by the registry; there are Healthy instances", id="unknown"),
         pytest.param(draining("x"), "draining; there are Healthy instances", id="draining"),
+        pytest.param(
+            instance("x", DEGRADED, output="draining"), "draining; there are Healthy instances", id="drain note"
+        ),
         pytest.param(instance("x", is_member=False), "no mesh metadata key", id="no member"),
     ],
 )

@@ -110,7 +110,7 @@ class ConsulGatewayBarrier:
         board = self._board
         listing = await board.read()
         while True:
-            wait.listing, wait.missed = listing, board.missed
+            wait.take(listing, board.missed)
             if wait.behind():
                 listing = await board.newer_than(listing)
                 continue
@@ -144,9 +144,15 @@ class _Wait:
     service: ServiceName
     index: int = 0
     listing: Listing | None = None
+    seen: frozenset[str] = frozenset()
+    """Every gateway that was there at any moment of the wait."""
     missed: frozenset[str] = frozenset()
     trouble: str = field(default="")
     """What stands in the way, if it is not a gateway."""
+
+    def take(self, listing: Listing, missed: frozenset[str]) -> None:
+        self.listing, self.missed = listing, missed
+        self.seen |= listing.gateways.keys()
 
     def progress(self) -> tuple[GatewayProgress, ...]:
         if self.listing is None:
@@ -163,6 +169,8 @@ class _Wait:
 
     def _success(self) -> str:
         count = len(self.progress())
+        if not count and self.seen:
+            return "every gateway that was there has left meanwhile"
         if not count:
             return "no gateway has shown itself in the registry, so there was nobody to wait for"
         return f"applied by {'the one gateway' if count == 1 else f'all {count} gateways'}"

@@ -2,7 +2,7 @@
 
 One key per gateway process, `toska/gateways/<name>`, held under the gateway's session, so that it vanishes with the
 gateway. Its value: `{"gateway": name, "applied": index, "behind": {service: index}, ...}`. Every fence (see `fence`) up
-to `applied` is applied, but for the services of `behind`: of those the fence at that index is the first that is not.
+to `applied` is applied, but for the services in `behind`: of those only the fences up to the index given there.
 """
 
 import asyncio
@@ -43,9 +43,7 @@ class GatewayState:
 
     def progress(self, service: ServiceName) -> GatewayProgress:
         """How far it is with one service."""
-        first_missing = self.behind.get(service)
-        reached = self.applied if first_missing is None else min(self.applied, first_missing - 1)
-        return GatewayProgress(self.name, reached)
+        return GatewayProgress(self.name, self.behind.get(service, self.applied))
 
 
 def encode_state(state: GatewayState, **more: object) -> bytes:
