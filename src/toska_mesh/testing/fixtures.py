@@ -1,0 +1,32 @@
+"""The fixtures, for runs that have pytest-asyncio. What they are made of is imported by the tests that use them."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from toska_mesh.testing.plugin import REPORT
+
+if TYPE_CHECKING:
+    from toska_mesh.testing.mesh import FakeMesh
+    from toska_mesh.testing.registry import EmbeddedRegistry
+
+
+@pytest_asyncio.fixture(loop_scope="function")
+async def fake_mesh(request: pytest.FixtureRequest) -> "AsyncIterator[FakeMesh]":
+    """A mesh without sockets, on a virtual clock: see `toska_mesh.testing.FakeMesh`."""
+    from toska_mesh.testing.mesh import FakeMesh
+
+    async with FakeMesh() as mesh:
+        request.node.stash[REPORT] = mesh
+        yield mesh
+
+
+@pytest_asyncio.fixture
+async def mesh_registry() -> "AsyncIterator[EmbeddedRegistry]":
+    """A registry on a free port of the test's own loop: see `toska_mesh.testing.EmbeddedRegistry`."""
+    from toska_mesh.testing.registry import EmbeddedRegistry
+
+    async with EmbeddedRegistry() as registry:
+        yield registry
