@@ -1,0 +1,1 @@
+"""Key-value state of a service: one abstraction over Redis, ToskaStore and SQLite. See `docs/key-value.md`."""

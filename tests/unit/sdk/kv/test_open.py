@@ -1,0 +1,42 @@
+"""What opening a store needs and what it leaves alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toska_mesh.errors import ConfigError
+from toska_mesh.sdk.kv.open import open_store
+
+LIGHT = """
+import asyncio, sys
+from toska_mesh.sdk.kv.open import open_store
+
+async def main():
+    async with open_store("x", {"XDG_STATE_HOME": sys.argv[1]}) as store:
+        await store.set("key", 1)
+
+asyncio.run(main())
+print(*(name for name in ("redis", "aiohttp", "grpc", "pydantic", "orjson") if name in sys.modules))
+"""
+
+
+def test_the_embedded_store_loads_nothing_but_the_standard_library(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+async def test_redis_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "toska_mesh.sdk.kv.redis", raising=False)
+    with pytest.raises(ConfigError, match=r"toska-mesh\[redis\]"):
+        async with open_store("x", {"MESH_KV_PROVIDER": "Redis"}):
+            pass
+
+
+async def test_a_service_without_a_name_needs_a_prefix(tmp_path: Path) -> None:
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    with pytest.raises(ConfigError, match="needs a key prefix or the name of the service"):
+        async with open_store(" ", environ):
+            pass
