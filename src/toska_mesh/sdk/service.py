@@ -166,8 +166,20 @@ class MeshService:
             await asyncio.wait([self._staying])
         if self._host is not None and self._serving is not None:
             self._host.stop(max(_LAST_SECONDS, self._stay.seconds_left))
-            await asyncio.wait([self._serving])
+            await self._until_closed(self._serving)
         return self.leave_report
+
+    async def _until_closed(self, serving: asyncio.Task[None]) -> None:
+        """The host has its time to finish what is in flight; told to hurry, it has but a moment."""
+        async with asyncio.TaskGroup() as tasks:
+            hurried = tasks.create_task(self._stay.hurry.wait(), name="wait for a second signal")
+            await asyncio.wait([serving, hurried], return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+        if not serving.done():
+            _, late = await asyncio.wait([serving], timeout=_LAST_SECONDS)
+            if late:
+                serving.cancel()
+                await asyncio.wait([serving])
 
     def _bound(self, stack: AsyncExitStack, *, is_shared: bool) -> socket.socket:
         sock = stack.enter_context(bind(self.options.host, self.options.port, is_shared=is_shared))
