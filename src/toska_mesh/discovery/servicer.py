@@ -28,6 +28,9 @@ SERVICE_NAME = "toskamesh.discovery.DiscoveryRegistry"
 STALE_KEY = "x-toska-stale"
 """Trailing metadata of a lookup answered from the last known state: why the registry could not be asked."""
 
+UNAVAILABLE_KEY = "x-toska-unavailable"
+"""Trailing metadata of an in-band failure that says "not now" rather than "no": why the registry could not be asked."""
+
 _MAX_CORRELATION_CHARS = 256
 
 log = event_log("discovery")
@@ -127,6 +130,8 @@ class DiscoveryServicer(discovery_pb2_grpc.DiscoveryRegistryServicer):
         except MeshError as exc:
             outcome = outcome_of(exc)
             if refuse is not None:
+                if isinstance(exc, RegistryUnavailableError):
+                    _mark_unavailable(context, exc)
                 log.info("call_refused", method=method, peer=context.peer(), error=str(exc))
                 return refuse(exc)
             await context.abort(status_of(exc), str(exc))
@@ -179,8 +184,16 @@ def _succeeded(answer: object) -> bool:
 
 def _mark_stale(context: Context, found: Lookup) -> None:
     if found.stale_reason:
-        reason = found.stale_reason.encode("ascii", "replace").decode()
-        context.set_trailing_metadata(((STALE_KEY, "".join(c if c.isprintable() else " " for c in reason)),))
+        context.set_trailing_metadata(((STALE_KEY, _metadata_text(found.stale_reason)),))
+
+
+def _mark_unavailable(context: Context, exc: RegistryUnavailableError) -> None:
+    context.set_trailing_metadata(((UNAVAILABLE_KEY, _metadata_text(str(exc))),))
+
+
+def _metadata_text(reason: str) -> str:
+    text = reason.encode("ascii", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _text(value: str | bytes) -> str:

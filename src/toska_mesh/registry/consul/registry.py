@@ -1,7 +1,10 @@
 """`Registry` over Consul's HTTP API: commands and questions, each one call under its own deadline."""
 
-from toska_mesh.errors import InstanceNotFoundError, RegistryUnavailableError
+import orjson
+
+from toska_mesh.errors import InstanceNotFoundError, RegistryError, RegistryUnavailableError
 from toska_mesh.model import HealthStatus, Instance, InstanceId, ServiceName
+from toska_mesh.model.metadata import DRAIN_NOTE
 from toska_mesh.registry.api import Registration
 from toska_mesh.registry.consul.client import ConsulApi, segment
 from toska_mesh.registry.consul.codec import (
@@ -14,8 +17,8 @@ from toska_mesh.registry.consul.codec import (
 from toska_mesh.telemetry import event_log
 
 _VERBS = {HealthStatus.HEALTHY: "pass", HealthStatus.DEGRADED: "warn", HealthStatus.UNHEALTHY: "fail"}
-_LONGEST_NOTE_BYTES = 3000
-"""The note travels in the request line; Consul itself keeps at most 4 KiB of output."""
+_LONGEST_NOTE_BYTES = 2500
+"""The note travels in the request line, three times as long once percent-encoded; servers take 8 KiB of it."""
 
 log = event_log("registry")
 
@@ -50,6 +53,8 @@ class ConsulRegistry:
         verb = _VERBS.get(status)
         if verb is None:
             raise ValueError("Unknown is no health report: it says nothing, so it must not keep an instance alive")
+        if status is HealthStatus.DEGRADED and output.startswith(DRAIN_NOTE):
+            await self.make_way_for_drain_note(instance_id, deadline)
         note = output.encode("utf-8", "replace")[:_LONGEST_NOTE_BYTES].decode("utf-8", "ignore")
         answer = await self._api.call(
             "PUT",
@@ -60,6 +65,27 @@ class ConsulRegistry:
         )
         if answer.status == 404:
             raise InstanceNotFoundError(f"no check of instance {instance_id!r} on this agent")
+
+    async def make_way_for_drain_note(self, instance_id: InstanceId, deadline: float | None = None) -> None:
+        """Let an instance that was Degraded already be Healthy for a moment, so that the note is news.
+
+        An agent hands a change of status on at once and a change of mere words minutes later (Consul's
+        `check_update_interval`): without this, gateways would not hear in time that the instance drains.
+        """
+        check = check_id(instance_id)
+        try:
+            answer = await self._api.call(
+                "GET", "/v1/agent/checks", {"filter": f"CheckID == {orjson.dumps(check).decode()}"}, deadline=deadline
+            )
+            known = parse_json(answer.body, "agent/checks")[check]
+            is_news = known["Status"] != "warning" or str(known["Output"]).startswith(DRAIN_NOTE)
+        except RegistryUnavailableError:
+            raise
+        except (RegistryError, LookupError, TypeError):
+            return  # may not be asked, or does not exist: the report itself will tell
+        if not is_news:
+            path = f"/v1/agent/check/pass/{segment(check)}"
+            await self._api.call("PUT", path, {"note": DRAIN_NOTE}, deadline=deadline, missing_ok=True)
 
     async def service_names(self, deadline: float | None = None) -> tuple[ServiceName, ...]:
         answer = await self._api.call("GET", "/v1/catalog/services", deadline=deadline)
