@@ -99,7 +99,7 @@ class DiscoveryFollower:
         self._wants = Latest[tuple[ServiceName, ...]]()
         self._timer: asyncio.TimerHandle | None = None
         self._state = FollowState.IDLE
-        self._trouble = ""
+        self._followed: Followed | None = None
         self._has_polled = False
 
     @property
@@ -108,8 +108,8 @@ class DiscoveryFollower:
 
     @property
     def trouble(self) -> str:
-        """Why discovery's newest word is not to be had, for people; empty while it is."""
-        return self._trouble
+        """Why the newest state is not to be had, of discovery or of the registry behind it; empty while it is."""
+        return self._followed.trouble if self._followed is not None else ""
 
     @property
     def wanted(self) -> tuple[ServiceName, ...]:
@@ -134,7 +134,7 @@ class DiscoveryFollower:
     async def follow(self, catalog: Latest[CatalogSnapshot], verdicts: Latest[Verdicts] | None = None) -> Never:
         """See `CatalogFollower`. Begins to talk when something is wanted."""
         loop = asyncio.get_running_loop()
-        followed = Followed(
+        followed = self._followed = Followed(
             catalog,
             verdicts,
             grace_seconds=self._options.grace_seconds,
@@ -268,15 +268,12 @@ class DiscoveryFollower:
     def _take(self, followed: Followed, news: Sequence[ServiceNews], *, is_lookup: bool = False) -> None:
         if news:
             followed.take(news, asyncio.get_running_loop().time(), is_lookup=is_lookup)
-        if followed.lost_since is None:
-            self._trouble = ""
         for one in news:
             if one.service in self._wanted:
                 self._wanted[one.service].set()
         self._arm(followed)
 
     def _lost(self, followed: Followed, failure: RegistryError) -> None:
-        self._trouble = str(failure)
         followed.lost(str(failure), asyncio.get_running_loop().time())
         self._arm(followed)
 

@@ -57,9 +57,9 @@ class Followed:
         return frozenset(self._known)
 
     @property
-    def lost_since(self) -> float | None:
-        """Since when discovery does not answer, or has not yet answered everything again."""
-        return self._lost_at
+    def trouble(self) -> str:
+        """Why the newest state is not to be had, also before anything is known; empty while it is."""
+        return self._staleness()[1]
 
     @property
     def due_at(self) -> float | None:

@@ -44,7 +44,9 @@ def news(*ids: str, service: ServiceName = ORDERS, status: int = 1, output: str 
 
 
 def test_nothing_is_published_before_the_first_answer(client: Client) -> None:
+    assert client.followed.trouble == ""
     client.followed.told_stale("no catalog yet", 0.0, 0.0)
+    assert client.followed.trouble == "no catalog yet"
     client.followed.lost("gone", 1.0)
     assert client.catalog.version == 0
     client.followed.told_stale("", 0.0, 2.0)
