@@ -152,7 +152,7 @@ class MeshServicer:
             self._metrics.watch_bytes.inc(len(update.data))
             rest = update.again_bytes * REST_SECONDS_PER_BYTE
             if rest > _SHORTEST_REST_SECONDS:
-                await asyncio.sleep(min(rest, _LONGEST_REST_SECONDS))
+                await watcher.rest(min(rest, _LONGEST_REST_SECONDS))
 
     # --- WaitApplied --------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ network is the servicer's. Lives on one event loop.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Never, Self
@@ -16,7 +17,7 @@ from toska_mesh.aio import Latest
 from toska_mesh.discovery.validation import InvalidArgumentError
 from toska_mesh.discovery.watch_state import NOBODY_PROBES, EncodedService, ServiceView, encode, encode_staleness
 from toska_mesh.errors import MeshError
-from toska_mesh.model import NO_VERDICTS, CatalogSnapshot, ServiceName, Verdicts
+from toska_mesh.model import NO_VERDICTS, CatalogSnapshot, Instance, ServiceName, Verdicts
 
 MAX_NAMES_PER_STREAM = 1_000
 MAX_NAMES = 200_000
@@ -59,6 +60,7 @@ class Watcher:
         self._news = asyncio.Event()
         self._due: dict[ServiceName, None] = {}
         self._is_staleness_due = False
+        self._is_over = asyncio.Event()
         self.names: dict[ServiceName, bool] = {}
         """What is followed, and whether it has been told once."""
         self.ended_by: MeshError | None = None
@@ -98,11 +100,18 @@ class Watcher:
         """Let the stream end; the first reason counts."""
         if self.ended_by is None:
             self.ended_by = reason
+            self._is_over.set()
             self._news.set()
 
     async def news(self) -> None:
         """Wait until something may be due, or the stream should end."""
         await self._news.wait()
+
+    async def rest(self, seconds: float) -> None:
+        """Let time pass, but no longer than until the stream should end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_over.wait()
 
     def take(self, now: float) -> Update | None:
         """The next message, or None when nothing is due. Nothing is before there is a catalog."""
@@ -135,11 +144,10 @@ class WatchHub:
         self._name_count = 0
         self._catalog: CatalogSnapshot | None = None
         self._verdicts = NO_VERDICTS
-        self._views: dict[ServiceName, ServiceView] = {}
         self._encoded: dict[ServiceName, EncodedService] = {}
-        """Of services that somebody follows; may be older than the view until the piece is asked for."""
+        """Of services that somebody follows; may be older than the catalog until the piece is asked for."""
         self._fresh: set[ServiceName] = set()
-        """Names whose encoded state is that of their view."""
+        """Names whose encoded state is the newest."""
         self._stale_since = Latest[float | None]()
         self._is_draining = False
 
@@ -181,46 +189,45 @@ class WatchHub:
         raise AssertionError("updates never end")
 
     def take_catalog(self, snapshot: CatalogSnapshot) -> None:
-        """A new catalog: what differs of what is followed becomes due."""
+        """A new catalog: what differs of what is followed becomes due. Costs nothing for names that nobody has."""
         before, self._catalog = self._catalog, snapshot
-        if before is None:
-            for name, readers in self._readers.items():
-                self._views[name] = self._look(name, snapshot)
-                for reader in readers:
-                    reader.tell(name)
-        else:
-            self._tell_changes(snapshot)
+        self._tell(self._readers if before is None else _differing(before.services, snapshot.services))
         if (None if before is None else before.stale_since) != snapshot.stale_since:
             self._stale_since.set(snapshot.stale_since)
 
     def take_verdicts(self, verdicts: Verdicts) -> None:
         """The monitors' newest word."""
-        self._verdicts = verdicts
-        if self._catalog is not None:
-            self._tell_changes(self._catalog)
+        before, self._verdicts = self._verdicts, verdicts
+        self._tell(
+            name
+            for name in before.services.keys() | verdicts.services.keys()
+            if (before.services.get(name), before.probed.get(name))
+            != (verdicts.services.get(name), verdicts.probed.get(name))
+        )
 
-    def _tell_changes(self, catalog: CatalogSnapshot) -> None:
-        for name, readers in self._readers.items():
-            view = self._look(name, catalog)
-            if not view.is_same_as(self._views[name]):
-                self._views[name] = view
-                self._fresh.discard(name)
-                for reader in readers:
-                    reader.tell(name)
-
-    def _look(self, name: ServiceName, catalog: CatalogSnapshot) -> ServiceView:
-        found = self._verdicts.services.get(name)
-        instances = catalog.services.get(name, ())
-        if found is None:
-            return ServiceView(instances)
-        return ServiceView(instances, found, self._verdicts.probed.get(name, NOBODY_PROBES))
+    def _tell(self, names: Iterable[ServiceName]) -> None:
+        for name in names:
+            self._fresh.discard(name)
+            for reader in self._readers.get(name, ()):
+                reader.tell(name)
 
     def piece(self, name: ServiceName) -> bytes:
         """The newest state of a followed service, encoded at most once per change."""
         if name not in self._fresh:
-            self._encoded[name] = encode(name, self._views[name], self._encoded.get(name))
+            encoded = encode(name, self._look(name), self._encoded.get(name))
+            if not encoded.parts:  # quickly made, and there is no end of names that nobody has
+                self._encoded.pop(name, None)
+                return encoded.piece
+            self._encoded[name] = encoded
             self._fresh.add(name)
         return self._encoded[name].piece
+
+    def _look(self, name: ServiceName) -> ServiceView:
+        instances = () if self._catalog is None else self._catalog.services.get(name, ())
+        found = self._verdicts.services.get(name)
+        if found is None:
+            return ServiceView(instances)
+        return ServiceView(instances, found, self._verdicts.probed.get(name, NOBODY_PROBES))
 
     def staleness(self, now: float) -> bytes:
         """What every message says about the registry; empty while it answers."""
@@ -252,7 +259,6 @@ class WatchHub:
             readers.discard(watcher)
             if not readers:
                 del self._readers[name]
-                self._views.pop(name, None)
                 self._encoded.pop(name, None)
                 self._fresh.discard(name)
 
@@ -261,13 +267,18 @@ class WatchHub:
         if self._name_count >= MAX_NAMES:
             raise LimitReachedError(f"all streams of this discovery together follow {MAX_NAMES} services already")
         self._name_count += 1
-        readers = self._readers.setdefault(name, set())
-        if not readers and self._catalog is not None:
-            self._views[name] = self._look(name, self._catalog)
-        readers.add(watcher)
+        self._readers.setdefault(name, set()).add(watcher)
 
     def drain(self) -> None:
         """End every stream, and let none begin."""
         self._is_draining = True
         for watcher in self._watchers:
             watcher.end(DrainingError("this discovery is stopping; ask another one"))
+
+
+def _differing(
+    before: Mapping[ServiceName, tuple[Instance, ...]], after: Mapping[ServiceName, tuple[Instance, ...]]
+) -> Iterator[ServiceName]:
+    """Services that changed: an unchanged one keeps the identical tuple (see the registry's `CatalogTable`)."""
+    yield from (name for name, instances in after.items() if before.get(name) is not instances)
+    yield from (name for name in before if name not in after)

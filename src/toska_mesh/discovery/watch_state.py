@@ -22,17 +22,11 @@ _NO_VERDICTS: Mapping[InstanceId, HealthStatus] = {}
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """What is told of one service. Two views of the same registry state hold the identical tuple."""
+    """What is told of one service."""
 
     instances: tuple[Instance, ...] = ()
     verdicts: Mapping[InstanceId, HealthStatus] = field(default_factory=lambda: _NO_VERDICTS)
     probed: int = NOBODY_PROBES
-
-    def is_same_as(self, other: "ServiceView") -> bool:
-        """Cheap for what did not change: instances are compared by identity, verdicts are few."""
-        return (
-            self.instances is other.instances and self.probed == other.probed and dict(self.verdicts) == other.verdicts
-        )
 
 
 @dataclass(frozen=True, slots=True)

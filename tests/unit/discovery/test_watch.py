@@ -151,15 +151,15 @@ def test_a_state_is_encoded_once_for_all_streams_and_only_where_it_changed(
         return real(name, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(watch, "encode", counting)
-    many = tuple(instance(number) for number in range(100))
-    hub.take_catalog(catalog({ORDERS: many, CARTS: (instance(1, CARTS),)}))
+    many, few = tuple(instance(number) for number in range(100)), (instance(1, CARTS),)
+    hub.take_catalog(catalog({ORDERS: many, CARTS: few}))
     with hub.open() as one, hub.open() as two:
         for watcher in (one, two):
             watcher.add([ORDERS, CARTS])
             assert told(watcher) is not None
         assert encoded == [ORDERS, CARTS]
         changed = (*many[:-1], instance(99, status=HealthStatus.UNHEALTHY))
-        hub.take_catalog(catalog({ORDERS: changed, CARTS: hub._views[CARTS].instances}))
+        hub.take_catalog(catalog({ORDERS: changed, CARTS: few}))
         updates = [one.take(0.0), two.take(0.0)]
         assert encoded == [ORDERS, CARTS, ORDERS]
     assert updates[0] is not None
@@ -225,7 +225,7 @@ def test_what_nobody_follows_is_forgotten(hub: WatchHub) -> None:
     with hub.open() as watcher:
         watcher.add([ORDERS, "nobody"])
         assert told(watcher) is not None
-    assert (hub._readers, hub._views, hub._encoded, hub._fresh) == ({}, {}, {}, set())
+    assert (hub._readers, hub._encoded, hub._fresh) == ({}, {}, set())
 
 
 async def test_staleness_is_told_but_not_at_every_flutter(hub: WatchHub) -> None:
@@ -266,6 +266,16 @@ async def test_a_sign_of_life_says_how_old_the_news_is(hub: WatchHub) -> None:
     assert hub.staleness(1.0) == b""
     hub.take_catalog(catalog({}, stale_since=1.0, stale_reason="gone"))
     assert mesh_pb2.WatchUpdate.FromString(hub.staleness(4.5)).staleSeconds == 3.5
+
+
+async def test_a_rest_lasts_its_time_or_until_the_stream_should_end(hub: WatchHub) -> None:
+    loop = asyncio.get_running_loop()
+    with hub.open() as watcher:
+        await watcher.rest(3)
+        assert loop.time() == 3
+        loop.call_later(1, hub.drain)
+        await watcher.rest(3)
+        assert loop.time() == 4
 
 
 def test_a_drain_ends_all_streams_and_lets_none_begin(hub: WatchHub) -> None:
