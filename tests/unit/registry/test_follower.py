@@ -105,6 +105,33 @@ async def test_a_pause_between_questions_bounds_what_a_storm_costs_and_loses_not
         assert sum(path == "/v1/health/state/any" for _, _, path, _ in consul.calls) <= 10
 
 
+async def test_the_pause_does_not_apply_while_somebody_is_in_a_hurry() -> None:
+    consul = FakeConsul()
+    is_hurried = False
+    catalog = Latest[CatalogSnapshot]()
+    follower = ConsulFollower(consul, FollowerOptions(pause_seconds=5), is_hurried=lambda: is_hurried)
+
+    async def seconds_until_shown(instance: str) -> float:
+        """The second of two registrations: the first one ends a question, after which there may be a pause."""
+        loop = asyncio.get_running_loop()
+        consul.register("orders", f"{instance}-before")
+        await catalog.newer_than(catalog.version)
+        consul.register("orders", instance)
+        registered_at = loop.time()
+        await catalog.newer_than(catalog.version)
+        return loop.time() - registered_at
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(follower.follow(catalog), name="follow")
+        await catalog.first()
+        await asyncio.sleep(20)
+        assert await seconds_until_shown("at-leisure") > 1
+        is_hurried = True
+        await asyncio.sleep(20)
+        assert await seconds_until_shown("in-a-hurry") < 0.01
+        task.cancel()
+
+
 async def test_a_registration_is_shown_within_milliseconds() -> None:
     consul = FakeConsul(latency=0.001)
     async with following(consul) as it:
