@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toska_mesh.testing.clock import StuckError, VirtualLoop, run_virtual
     from toska_mesh.testing.fake_registry import FakeRegistry
+    from toska_mesh.testing.gateway import FakeGateway, GatewayAnswer
     from toska_mesh.testing.handlers import FakeRequest, FakeResponse
     from toska_mesh.testing.history import Event, Events
     from toska_mesh.testing.instance import FakeInstance
+    from toska_mesh.testing.member import FakeMember
     from toska_mesh.testing.mesh import FakeClock, FakeMesh, FakeService
     from toska_mesh.testing.registry import EmbeddedRegistry
 
@@ -21,12 +23,15 @@ _HOMES = {
     "Event": "history",
     "Events": "history",
     "FakeClock": "mesh",
+    "FakeGateway": "gateway",
     "FakeInstance": "instance",
+    "FakeMember": "member",
     "FakeMesh": "mesh",
     "FakeRegistry": "fake_registry",
     "FakeRequest": "handlers",
     "FakeResponse": "handlers",
     "FakeService": "mesh",
+    "GatewayAnswer": "gateway",
     "StuckError": "clock",
     "VirtualLoop": "clock",
     "run_virtual": "clock",
@@ -38,12 +43,15 @@ __all__ = [
     "Event",
     "Events",
     "FakeClock",
+    "FakeGateway",
     "FakeInstance",
+    "FakeMember",
     "FakeMesh",
     "FakeRegistry",
     "FakeRequest",
     "FakeResponse",
     "FakeService",
+    "GatewayAnswer",
     "StuckError",
     "VirtualLoop",
     "run_virtual",

@@ -8,7 +8,6 @@ callers have to live through, and what a test here is for.
 import asyncio
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from aiohttp import web
 
@@ -22,6 +21,7 @@ from toska_mesh.testing.fake_registry import FakeRegistry
 from toska_mesh.testing.handlers import PROBER, Handled
 from toska_mesh.testing.history import Events
 from toska_mesh.testing.network import MemoryNetwork, MemoryTransport
+from toska_mesh.testing.server import MemoryServer
 
 _LEAVE_SECONDS = 30.0
 _NOTICE_SECONDS = 0.1
@@ -49,12 +49,10 @@ class FakeInstance:
         self._registration = registration
         self._app = app
         self._address = (registration.address, registration.port)
-        self._server = web.Server(self._serve, access_log=None)
+        self._server = MemoryServer(self._serve)
         self._runs = asyncio.Event()
         """Cleared while the process is frozen."""
         self._runs.set()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._is_up = True
         self._is_wanted = True
         """Whether it wants to be registered."""
@@ -65,8 +63,6 @@ class FakeInstance:
         self._story: asyncio.Task[None] | None = None
         self.requests = 0
         """How many requests have reached it, whatever it did with them."""
-        self.in_flight = 0
-        """How many of them it has not answered."""
         self.probes = 0
         """How often a caller who doubted it has asked whether it is there; not among the requests."""
         world.network.listen(self._address, self._accept)
@@ -91,6 +87,11 @@ class FakeInstance:
         return f"http://{self.endpoint.authority}"
 
     @property
+    def in_flight(self) -> int:
+        """How many requests it has not answered."""
+        return self._server.in_flight
+
+    @property
     def is_up(self) -> bool:
         """Whether it accepts connections."""
         return self._is_up
@@ -100,11 +101,8 @@ class FakeInstance:
     def down(self) -> None:
         """The process is gone: connections are refused, open ones broken, and no beat comes any more."""
         self._begin("down")
-        self._is_up = False
         self._world.network.reconnect(self._address)
-        self._world.network.stop_listening(self._address)
-        self._world.network.reset(self._address)
-        self._stop_beating()
+        self._die()
 
     def vanish(self) -> None:
         """The machine is gone: nothing answers, not even with a refusal. Connecting takes until the caller gives up."""
@@ -193,13 +191,17 @@ class FakeInstance:
         self._status, self._output = status, output
         self._tell_registry()
 
+    def _die(self) -> None:
+        self._is_up = False
+        self._world.network.stop_listening(self._address)
+        self._world.network.reset(self._address)
+        self._server.kill()
+        self._stop_beating()
+
     async def _flap(self, up: float, down: float) -> None:
         while True:
-            self._is_up = False
             self._world.events.add("down", self.id)
-            self._world.network.stop_listening(self._address)
-            self._world.network.reset(self._address)
-            self._stop_beating()
+            self._die()
             await asyncio.sleep(down)
             self._world.events.add("revive", self.id)
             self._come_up()
@@ -215,7 +217,7 @@ class FakeInstance:
         await asyncio.sleep(_NOTICE_SECONDS)
         try:
             async with asyncio.timeout_at(ends):
-                await self._idle.wait()
+                await self._server.idle()
         except TimeoutError:
             world.events.add("leaves", self.id, f"breaks off {self.in_flight} requests")
         self._is_wanted = False
@@ -264,8 +266,7 @@ class FakeInstance:
     async def _accept(self) -> asyncio.Protocol | None:
         if not await self._app.started():
             return None
-        self._server.request_factory = self._app.handler.request_factory or self._server.request_factory
-        return self._server()
+        return self._server.connection(self._app.handler.request_factory)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         is_probe = request.headers.get("User-Agent") == PROBER
@@ -273,11 +274,6 @@ class FakeInstance:
             self.probes += 1
         else:
             self.requests += 1
-        self.in_flight += 1
-        self._idle.clear()
-        answering = asyncio.current_task()
-        if answering is not None:  # aiohttp's, which writes the answer once we have returned it
-            answering.add_done_callback(self._answered)
         began = self._world.loop.time()
         status = "no answer"
         try:
@@ -290,11 +286,6 @@ class FakeInstance:
             seconds = self._world.loop.time() - began
             text = f"{request.method} {request.path_qs} -> {status}, {seconds:g} s"
             self._world.events.add("probe" if is_probe else "request", self.id, text)
-
-    def _answered(self, _: asyncio.Task[Any]) -> None:
-        self.in_flight -= 1
-        if not self.in_flight:
-            self._idle.set()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         await self._runs.wait()
@@ -311,7 +302,7 @@ class FakeInstance:
     async def close(self) -> None:
         self._world.network.stop_listening(self._address)
         self._world.network.reset(self._address)
-        await self._server.shutdown(0)
+        await self._server.close()
 
     def __repr__(self) -> str:
         return f"<FakeInstance {self.id} at {self.endpoint.authority}, {self.requests} requests>"

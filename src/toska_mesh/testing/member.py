@@ -4,14 +4,16 @@ What is replaced is the HTTP server (the app answers over the memory network) an
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import inspect
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
 from toska_mesh.sdk.aiohttp_app import add_edge
 from toska_mesh.sdk.asgi import ASGIApp, MeshASGI
+from toska_mesh.sdk.checks import READY, TIMEOUT_SECONDS, HealthCheck
 from toska_mesh.sdk.endpoints import Edge
 from toska_mesh.sdk.enrolment import Enrolment
 from toska_mesh.sdk.hosts import Host
@@ -22,6 +24,7 @@ from toska_mesh.testing.enrolment import FakeEnrolment
 from toska_mesh.testing.handlers import AiohttpHandler, AsgiHandler, Handler
 from toska_mesh.testing.instance import World
 from toska_mesh.testing.network import Address
+from toska_mesh.testing.server import MemoryServer
 
 
 class FakeMember(MeshService):
@@ -52,6 +55,22 @@ class FakeMember(MeshService):
         self._consul.reachable.set()
         self._world.network.reconnect(self._address)
 
+    def add_check(
+        self,
+        name: str,
+        check: HealthCheck,
+        *,
+        tags: Iterable[str] = (READY,),
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """As in a `MeshService`. A plain function runs in the loop and not in a thread, which has no virtual clock."""
+
+        async def ask() -> Any:
+            given = check()
+            return await given if inspect.isawaitable(given) else given
+
+        super().add_check(name, ask, tags=tags, timeout_seconds=timeout_seconds)
+
     @asynccontextmanager
     async def _open_enrolment(self, options: ServiceOptions) -> AsyncIterator[Enrolment]:
         yield FakeEnrolment(self._consul)
@@ -73,6 +92,7 @@ class _MemoryHost:
         self._is_stopping = asyncio.Event()
         self._finish_seconds = 0.0
         self._handler: Handler
+        self._server = MemoryServer(self._serve)
         if isinstance(app, web.Application):
             add_edge(app, edge)
             self._app: web.Application | MeshASGI = app
@@ -82,13 +102,8 @@ class _MemoryHost:
     async def run(self) -> None:
         network = self._world.network
         async with _started(self._app, self._world) as self._handler:
-            server = web.Server(self._serve, request_factory=self._handler.request_factory, access_log=None)
-
-            async def accept() -> asyncio.Protocol:
-                return server()
-
             try:
-                network.listen(self._address, accept)
+                network.listen(self._address, self._accept)
                 self.started.set()
                 await self._is_stopping.wait()
                 network.stop_listening(self._address)
@@ -98,12 +113,15 @@ class _MemoryHost:
             finally:
                 network.stop_listening(self._address)
                 network.close(self._address)
-                await server.shutdown(0)
+                await self._server.close()
         self._world.events.add("left", self._member.instance_id)
 
     def stop(self, seconds: float) -> None:
         self._finish_seconds = seconds
         self._is_stopping.set()
+
+    async def _accept(self) -> asyncio.Protocol:
+        return self._server.connection(self._handler.request_factory)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         self._member.requests += 1

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from toska_mesh.testing.clock import VirtualLoop
 
 MARKER = "virtual_clock"
-LIMIT_SECONDS = 86_400.0
-"""A day of the virtual clock; a test that is not done by then waits for something that never comes."""
+LIMIT_SECONDS = 3600.0
+"""An hour of the virtual clock; a test that is not done by then waits for something that never comes. Beside a mesh's
+beats and probes that takes a second to find out."""
 
 _MESH_FIXTURE = "fake_mesh"
 _LOOP_HOOK = "pytest_asyncio_loop_factories"
