@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Never
 
 
 class _Finished(Exception):  # noqa: N818 - never seen outside
@@ -14,15 +13,17 @@ class _Finished(Exception):  # noqa: N818 - never seen outside
 async def background_tasks() -> AsyncIterator[asyncio.TaskGroup]:
     """For tasks that serve the body: at its end they are cancelled, as nobody reads what they make after that.
 
-    The failure of one of them ends the body, as in any task group.
+    What the body raises comes out as it is, in no group. The failure of one of the tasks ends the body.
     """
-
-    async def end() -> Never:
-        raise _Finished
-
+    failure: Exception | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
-            yield tasks
-            tasks.create_task(end(), name="end")
+            try:
+                yield tasks
+            except Exception as error:
+                failure = error
+            raise _Finished
     except* _Finished:
         pass
+    if failure is not None:
+        raise failure

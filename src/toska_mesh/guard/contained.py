@@ -20,7 +20,9 @@ class ContainedTasks:
         self._tasks = tasks
 
     def create_task(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
-        self._tasks.create_task(_contain(work, name), name=name)
+        task = self._tasks.create_task(_contain(work, name), name=name)
+        # One that is cancelled before its first step would leave its work behind, begun by nobody.
+        task.add_done_callback(lambda _: work.close())
 
 
 async def _contain(work: Coroutine[Any, Any, None], name: str) -> None:

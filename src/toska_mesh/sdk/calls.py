@@ -236,16 +236,16 @@ class Call(Generic[R]):
     def _headers(self, now: float) -> Mapping[str, str]:
         sender, given = self._sender, self._request.headers
         headers = dict(given)
+        own = {name.lower() for name in given} if given else given
         context = contexts.current()
         if context is not None:
-            for name, value in contexts.outgoing_headers(context, now, sender.rng).items():
-                headers.setdefault(name, value)
+            fields = contexts.outgoing_headers(context, now, sender.rng)
+            headers |= {name: value for name, value in fields.items() if name.lower() not in own} if own else fields
         if self.deadline != float("inf"):
             headers[TIMEOUT_MS] = str(int((self.deadline - now) * 1000))
-        if "Authorization" not in headers:
-            token = sender.token()
-            if token:
-                headers["Authorization"] = f"Bearer {token}"
+        token = sender.token()
+        if token and "authorization" not in own:
+            headers["Authorization"] = f"Bearer {token}"
         return headers
 
     def connected(self) -> None:
