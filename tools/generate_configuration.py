@@ -1,15 +1,18 @@
 """Write `docs/configuration.md` from the settings models, or prove with `--check` that it is fresh.
 
-The models are the truth; the page is never edited by hand. The list of daemons is `toska_mesh.cli.daemons`.
+The models are the truth; the page is never edited by hand. The list of daemons is `toska_mesh.cli.daemons`; what
+services read is the table of `toska_mesh.sdk.environment`.
 """
 
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from toska_mesh.cli.daemons import DAEMONS, SAMPLE, Daemon
-from toska_mesh.settings import BrokerSettings, ConsulSettings, DaemonSettings, Variable, variables_of
+from toska_mesh.sdk import environment
+from toska_mesh.settings import BrokerSettings, ConsulSettings, DaemonSettings, variables_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -29,6 +32,35 @@ Every daemon is configured by environment variables alone, read once at the star
 - Kubernetes' service links (`GATEWAY_SERVICE_HOST`, `GATEWAY_PORT=tcp://…`) are recognised and passed over.
 """
 
+SERVICES = """\
+## Services
+
+What a service that uses the SDK reads. Options written in code count before the environment, the environment before the
+defaults. Of several names the first that is set counts; those with `__` are .NET's, in any case, and their times are
+written as .NET writes them (`00:00:30`). The daemons' rules hold here too: an unknown variable that begins with
+`MESH_SERVICE_`, `MESH_DISCOVERY_` or `MESH_REGISTRY_` is an error, and so is an unknown `Mesh__Service__…`.
+`MESH_SERVICE_METADATA_ZONE=a` registers the metadata `zone`; two underscores are a hyphen
+(`MESH_SERVICE_METADATA_TOSKA__RETRIES` is `toska-retries`). `Mesh__Service__Metadata__<key>` keeps its key as it is.
+"""
+
+
+class Row(Protocol):
+    """What a line of a table needs to know, of a daemon's setting as of a service's."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def also(self) -> tuple[str, ...]: ...
+    @property
+    def default(self) -> str: ...
+    @property
+    def expected(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def is_secret(self) -> bool: ...
+
+
 SHARED = (
     ("Logs", "Every daemon", DaemonSettings),
     ("Registry", "Every daemon but `toska-registry` itself. Names and meanings are Consul's own", ConsulSettings),
@@ -38,7 +70,9 @@ SHARED = (
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *_daemon_sections(), *_shared_sections()])
+    return "\n".join(
+        [INTRODUCTION, *_daemon_sections(), *_shared_sections(), SERVICES, _table(environment.variables())]
+    )
 
 
 def _daemon_sections() -> Iterator[str]:
@@ -70,7 +104,7 @@ def _also(daemon: Daemon) -> str:
     return f"Also: {', '.join(titles)}. Unknown variables that begin with {prefixes} are errors."
 
 
-def _table(variables: Iterable[Variable]) -> str:
+def _table(variables: Iterable[Row]) -> str:
     lines = ["| variable | default | expected | meaning |", "|---|---|---|---|"]
     for variable in variables:
         names = "<br>or ".join(f"`{name}`" for name in (variable.name, *variable.also))

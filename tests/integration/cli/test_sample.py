@@ -5,57 +5,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
-import grpc
 import pytest
-from aiohttp import web
+from tests.support.go_discovery import go_discovery
 from tests.support.ports import free_port
 from tests.support.wait import eventually
 
-from toska_mesh.cli.sample import SampleSettings, make_app, run, serving
+from toska_mesh.cli.sample import SampleSettings, make_app, run
 from toska_mesh.errors import ConfigError
 from toska_mesh.pb import discovery_pb2 as pb
-from toska_mesh.pb.discovery_pb2_grpc import DiscoveryRegistryServicer, add_DiscoveryRegistryServicer_to_server
+from toska_mesh.sdk.service import MeshService
 from toska_mesh.settings import load
 
 
-class Discovery(DiscoveryRegistryServicer):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.registered: dict[str, pb.RegisterServiceRequest] = {}
-        self.reports: list[pb.ReportHealthRequest] = []
-        self.order: list[str] = []
-
-    async def Register(self, request: pb.RegisterServiceRequest, context: object) -> pb.RegisterServiceResponse:
-        self.order.append("Register")
-        self.registered[request.serviceId] = request
-        return pb.RegisterServiceResponse(success=True, serviceId=request.serviceId)
-
-    async def ReportHealth(self, request: pb.ReportHealthRequest, context: object) -> pb.ReportHealthResponse:
-        self.order.append("ReportHealth")
-        self.reports.append(request)
-        return pb.ReportHealthResponse(success=request.serviceId in self.registered)
-
-    async def Deregister(self, request: pb.DeregisterServiceRequest, context: object) -> pb.DeregisterServiceResponse:
-        self.order.append("Deregister")
-        return pb.DeregisterServiceResponse(removed=self.registered.pop(request.serviceId, None) is not None)
-
-
-@asynccontextmanager
-async def discovery_at(port: int) -> AsyncIterator[Discovery]:
-    server = grpc.aio.server()
-    servicer = Discovery()
-    add_DiscoveryRegistryServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
-    await server.start()
-    try:
-        yield servicer
-    finally:
-        await server.stop(None)
-
-
 def settings(discovery_port: int, **more: str) -> SampleSettings:
-    environ = {"HELLO_INSTANCE_ID": "hello-1", "HELLO_DISCOVERY": f"127.0.0.1:{discovery_port}", **more}
+    environ = {
+        "HELLO_INSTANCE_ID": "hello-1",
+        "HELLO_DISCOVERY": f"127.0.0.1:{discovery_port}",
+        "HELLO_DRAIN_SECONDS": "1.5",  # a discovery that cannot say what gateways have applied is waited for blindly
+        **more,
+    }
     return load(SampleSettings, environ).settings
 
 
@@ -63,11 +31,17 @@ def client() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
 
 
+@asynccontextmanager
+async def serving(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+    """The app in its host, without a mesh."""
+    async with MeshService(make_app("hello-1"), name="hello", host=host, port=port, register=False) as service:
+        yield service.port
+
+
 async def test_it_registers_its_real_port_serves_and_leaves() -> None:
-    port = free_port()
     stop = asyncio.Event()
-    async with discovery_at(port) as discovery, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        tasks.create_task(run(settings(port), stop))
+    async with go_discovery() as discovery, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run(settings(discovery.port), stop))
         await eventually(lambda: "hello-1" in discovery.registered)
         request = discovery.registered["hello-1"]
         assert request.port > 0
@@ -77,6 +51,7 @@ async def test_it_registers_its_real_port_serves_and_leaves() -> None:
                 assert await answer.json() == {"message": "Hello from hello-1", "instance": "hello-1"}
             async with http.get(base + request.metadata["health_check_endpoint"]) as answer:
                 assert answer.status == 200
+                assert (await answer.json())["status"] == "Healthy"
         stop.set()
         await eventually(lambda: discovery.order[-1] == "Deregister")
     assert [report.status for report in discovery.reports][-1] == pb.HEALTH_STATUS_DEGRADED
@@ -89,17 +64,16 @@ async def test_it_waits_for_a_discovery_that_comes_late() -> None:
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(run(settings(port), stop))
         await asyncio.sleep(0.3)
-        async with discovery_at(port) as discovery:
+        async with go_discovery(port) as discovery:
             await eventually(lambda: "hello-1" in discovery.registered)
             stop.set()
             await eventually(lambda: discovery.order[-1] == "Deregister")
 
 
 async def test_it_registers_again_when_discovery_has_forgotten_it() -> None:
-    port = free_port()
     stop = asyncio.Event()
-    async with discovery_at(port) as discovery, asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        tasks.create_task(run(settings(port, HELLO_INTERVAL_SECONDS="1"), stop))
+    async with go_discovery() as discovery, asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run(settings(discovery.port, HELLO_INTERVAL_SECONDS="1"), stop))
         await eventually(lambda: "hello-1" in discovery.registered)
         discovery.registered.clear()
         await eventually(lambda: "hello-1" in discovery.registered, 15)  # a beat, a third of a TTL of 10 s, is refused
@@ -116,26 +90,27 @@ async def test_a_stop_without_discovery_does_not_hang() -> None:
 
 
 async def test_an_upload_in_flight_is_finished_after_the_stop() -> None:
-    port = free_port()
     stop = asyncio.Event()
 
-    async def slow_body() -> AsyncIterator[bytes]:
+    async def slow_body(discovery_order: list[str]) -> AsyncIterator[bytes]:
         yield b"first "
         stop.set()
-        await asyncio.sleep(1.0)  # longer than the notice: the port closes meanwhile
+        await eventually(lambda: discovery_order[-1] == "Deregister")  # then the port closes
+        await asyncio.sleep(0.3)
         yield b"last"
 
-    async with discovery_at(port) as discovery, asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        tasks.create_task(run(settings(port), stop))
+    async with go_discovery() as discovery, asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run(settings(discovery.port, HELLO_DRAIN_SECONDS="4"), stop))
         await eventually(lambda: "hello-1" in discovery.registered)
         own = discovery.registered["hello-1"].port
-        async with client() as http, http.post(f"http://127.0.0.1:{own}/echo", data=slow_body()) as answer:
+        body = slow_body(discovery.order)
+        async with client() as http, http.post(f"http://127.0.0.1:{own}/echo", data=body) as answer:
             assert answer.status == 200
             assert await answer.read() == b"first last"
 
 
 async def test_an_echo_is_passed_back_whole_and_while_it_arrives() -> None:
-    async with serving(make_app("hello-1"), "127.0.0.1", 0) as port, client() as http:
+    async with serving() as port, client() as http:
         first_is_back = asyncio.Event()
 
         async def body() -> AsyncIterator[bytes]:
@@ -152,7 +127,7 @@ async def test_an_echo_is_passed_back_whole_and_while_it_arrives() -> None:
 
 
 async def test_other_paths_and_methods_are_refused() -> None:
-    async with serving(make_app("hello-1"), "127.0.0.1", 0) as port, client() as http:
+    async with serving() as port, client() as http:
         async with http.get(f"http://127.0.0.1:{port}/nope") as answer:
             assert answer.status == 404
         async with http.get(f"http://127.0.0.1:{port}/echo") as answer:
@@ -160,7 +135,21 @@ async def test_other_paths_and_methods_are_refused() -> None:
 
 
 async def test_a_taken_port_names_its_variable() -> None:
-    async with serving(web.Application(), "127.0.0.1", 0) as port:
+    async with serving() as port:
         with pytest.raises(ConfigError, match=f"port {port} is in use.*HELLO_PORT"):
-            async with serving(web.Application(), "127.0.0.1", port):
-                pass
+            await run(settings(1, HELLO_PORT=str(port)), asyncio.Event())
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HELLO_SERVICE", "he llo"),
+        ("HELLO_INSTANCE_ID", "/1"),
+        ("HELLO_ADVERTISE", "169.254.1.1"),
+        ("HELLO_DISCOVERY", "localhost"),
+        ("MESH_SERVICE_AUTH_SECRET", "short"),
+    ],
+)
+def test_what_the_sdk_would_refuse_names_our_variable(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{variable}"):
+        load(SampleSettings, {variable: text})

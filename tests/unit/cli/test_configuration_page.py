@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from toska_mesh.cli.daemons import DAEMONS, SAMPLE
+from toska_mesh.sdk import environment
 from toska_mesh.settings import load, variables_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,6 +33,9 @@ def test_the_page_has_every_variable_and_no_path_of_this_machine(generator: Modu
     for daemon in (*DAEMONS, SAMPLE):
         for variable in variables_of(daemon.settings):
             assert f"`{variable.name}`" in text
+    for variable in environment.variables():
+        for name in (variable.name, *variable.also):
+            assert f"`{name}`" in text
     assert str(Path.home()) not in text
 
 
