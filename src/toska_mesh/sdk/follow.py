@@ -21,7 +21,7 @@ from toska_mesh.errors import RegistryError, RegistryUnavailableError
 from toska_mesh.model import CatalogSnapshot, ServiceName, Verdicts
 from toska_mesh.pb import discovery_pb2, discovery_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from toska_mesh.registry.consul.polling import Backoff
-from toska_mesh.sdk.follow_wire import ServiceNews, looked_up, news_of
+from toska_mesh.sdk.follow_wire import ServiceNews, StateReader, looked_up
 from toska_mesh.sdk.followed import Followed
 from toska_mesh.telemetry import event_log
 
@@ -100,6 +100,7 @@ class DiscoveryFollower:
         self._timer: asyncio.TimerHandle | None = None
         self._state = FollowState.IDLE
         self._followed: Followed | None = None
+        self._reader = StateReader()
         self._has_polled = False
 
     @property
@@ -191,7 +192,7 @@ class DiscoveryFollower:
             self._state = FollowState.WATCHING
             now = asyncio.get_running_loop().time()
             followed.told_stale(update.staleReason, update.staleSeconds, now)
-            self._take(followed, [news_of(state) for state in update.services])
+            self._take(followed, [self._reader.read(state) for state in update.services])
 
     async def _read(self, call: Any) -> mesh_pb2.WatchUpdate | RegistryError | None:
         """The next message; None at the end, an error for a broken or silent stream."""

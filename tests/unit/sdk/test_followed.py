@@ -1,11 +1,13 @@
 """What a client makes of discovery's word: keep-last, staleness, doubt about absence, verdicts that run out."""
 
+from typing import Any
+
 import pytest
 
 from toska_mesh.aio import Latest
 from toska_mesh.model import NO_VERDICTS, CatalogSnapshot, HealthStatus, InstanceId, ServiceName, Verdicts
 from toska_mesh.pb import discovery_pb2, mesh_pb2
-from toska_mesh.sdk.follow_wire import ServiceNews, looked_up, news_of
+from toska_mesh.sdk.follow_wire import ServiceNews, StateReader, looked_up
 from toska_mesh.sdk.followed import Followed
 
 ORDERS, CARTS = ServiceName("orders"), ServiceName("carts")
@@ -33,14 +35,20 @@ def client() -> Client:
     return Client()
 
 
-def news(*ids: str, service: ServiceName = ORDERS, status: int = 1, output: str = "", **fields: object) -> ServiceNews:
+def state(
+    *ids: str, service: ServiceName = ORDERS, status: int = 1, output: str = "", **fields: object
+) -> mesh_pb2.ServiceState:
     instances = [
         mesh_pb2.InstanceState(
             serviceId=one, address="10.0.0.1", port=80, status=status, output=output, createIndex=number + 1
         )
         for number, one in enumerate(ids)
     ]
-    return news_of(mesh_pb2.ServiceState(serviceName=service, instances=instances, **{"probed": -1, **fields}))  # type: ignore[arg-type]
+    return mesh_pb2.ServiceState(serviceName=service, instances=instances, **{"probed": -1, **fields})  # type: ignore[arg-type]
+
+
+def news(*ids: str, **fields: Any) -> ServiceNews:
+    return StateReader().read(state(*ids, **fields))
 
 
 def test_nothing_is_published_before_the_first_answer(client: Client) -> None:
@@ -164,6 +172,19 @@ def test_a_lookup_that_turns_empty_has_to_stay_so(client: Client) -> None:
     client.followed.take([listed()], 35.0, is_lookup=True)
     client.followed.take([listed()], 65.0, is_lookup=True)
     assert client.ids() == []
+
+
+def test_what_is_told_again_is_the_identical_object() -> None:
+    reader = StateReader()
+    first = reader.read(state("a", "b")).reading.instances
+    again = state("a", "b", "c")
+    again.instances[1].output = "other words"
+    a, b, c = reader.read(again).reading.instances
+    assert a is first[0]
+    assert (b is first[1], b.output, c.id) == (False, "other words", "c")
+    assert reader.read(state("b", service=CARTS)).reading.instances[0].service == CARTS
+    reader.read(state())
+    assert reader.read(state("a")).reading.instances[0] is not a
 
 
 def test_what_a_lookup_says_of_an_instance(client: Client) -> None:
