@@ -66,6 +66,20 @@ def test_after_an_outage(before: str, is_wiped: bool, readings: list[ServiceRead
     assert text(instances) == shown
 
 
+@pytest.mark.parametrize("is_wiped", [False, True])
+def test_who_was_draining_before_the_outage_or_after_it_has_left_when_it_is_gone(is_wiped: bool) -> None:
+    leaving = Instance(ORDERS, InstanceId("A"), Endpoint("h", 80), DEGRADED, output="draining: shutting down")
+    guard = ShrinkGuard(60)
+    guard.outage_began({ORDERS: (leaving, instance("B"))}, 70.0)
+    if is_wiped:
+        guard.index_went_back({ORDERS: (leaving, instance("B"))}, 100.0)
+    guard.outage_ended(100.0)
+    assert text(guard.merge(ORDERS, (leaving, instance("B")), reading("B"))) == "B"
+    drains_now = Instance(ORDERS, InstanceId("B"), Endpoint("h", 80), DEGRADED, output="draining: shutting down")
+    assert text(guard.merge(ORDERS, (drains_now,), reading(""))) == ""
+    assert not guard.held
+
+
 def test_without_an_outage_everything_is_believed() -> None:
     guard = ShrinkGuard(60)
     assert guard.merge(ORDERS, (instance("A"),), reading("")) == ()

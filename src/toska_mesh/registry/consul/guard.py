@@ -8,6 +8,7 @@ for a grace period after an outage:
 - *unreachable*: losses pass one by one, but not once they reach half of a service (so never the only instance);
 - after a *brief* outage (below 2 s, index intact) absence is believed: nobody was reaped and no agent restarted in that
   time; a lost beat is possible all the same, so silence is not;
+- who said that it was leaving, and is gone now, has left;
 - an instance that turned Unhealthy out of mere silence (TTL ran out, its agent is away) counts as lost; one that was
   reported Unhealthy, or put into maintenance, does not: that is news, and news passes, as additions do.
 
@@ -118,7 +119,7 @@ class ShrinkGuard:
         lost = set()
         for instance_id, create_index in tuple(suspects.items()):
             entry, old = read.get(instance_id), before.get(instance_id)
-            if old is None or (entry is None and self._believes_absence):
+            if old is None or (entry is None and (self._believes_absence or old.is_draining)):
                 del suspects[instance_id]
             elif entry is None or (entry.is_silent and old.status in _USABLE):
                 lost.add(instance_id)
