@@ -150,6 +150,7 @@ class Directory(Generic[G]):
             target = by_id[row["id"]]
             if isinstance(target, Guarded):
                 row["breaker"] = target.circuit.state.value
+                row["breaker_failures"] = target.circuit.breaker.failures
                 row["breaker_retry_seconds"] = round(max(0.0, target.circuit.retry_at - now), 3)
                 row["suspect"] = target.is_suspect
                 row["why"] = row["reason"] or _why_blocked(target, now)
