@@ -25,6 +25,8 @@ SAVES_ITSELF = {
     "gateway_startup": "start to ready and idle memory, of all daemons",
     "gateway_bars": "the gateway's bars beside what was measured; starts nothing",
     "freshness": "from registering to the first answer through the gateway, on both registries",
+    "rolling": "rolling restarts of a service under load, on both registries",
+    "first_route": "from pip install to the first routed answer, as a new user",
     "watch": "from a change to a client that follows through discovery, with 0, 1 and 200 streams",
     "registry_outage": "requests while the registry is dead for 30 s, on both registries",
     "attacks": "memory of the gateway, and an innocent client, under hostile clients and instances",

@@ -9,16 +9,19 @@ from tests.support.servers import ConsulServer, DaemonProcess, RegistryServer
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Ports of discovery's gRPC and of the gateway."""
+    """The two processes and their ports."""
 
+    discovery: DaemonProcess
+    gateway: DaemonProcess
     grpc_port: int
     gateway_port: int
+    gateway_admin_port: int
 
 
 def start_mesh(stack: ExitStack, registry: ConsulServer | RegistryServer) -> Mesh:
     """Start both and wait until they are ready; `stack` ends them. Rate limit and access log are off."""
     grpc_port, http_port, port, admin_port = (free_port() for _ in range(4))
-    stack.enter_context(
+    discovery = stack.enter_context(
         DaemonProcess(
             "toska-discovery",
             {
@@ -29,7 +32,7 @@ def start_mesh(stack: ExitStack, registry: ConsulServer | RegistryServer) -> Mes
             f"http://127.0.0.1:{http_port}/health/ready",
         )
     )
-    stack.enter_context(
+    gateway = stack.enter_context(
         DaemonProcess(
             "toska-gateway",
             {
@@ -42,4 +45,4 @@ def start_mesh(stack: ExitStack, registry: ConsulServer | RegistryServer) -> Mes
             f"http://127.0.0.1:{admin_port}/health/ready",
         )
     )
-    return Mesh(grpc_port, port)
+    return Mesh(discovery, gateway, grpc_port, port, admin_port)
