@@ -6,7 +6,7 @@ from toska_mesh.model import InstanceId, rules
 from toska_mesh.sdk.consul import ConsulEnrolment
 from toska_mesh.sdk.enrolment import Member
 
-CALLER = "10.0.0.2"
+CALLER = "127.0.0.1"
 """Where somebody without an address of its own is taken to be."""
 
 

@@ -168,7 +168,7 @@ class FakeRegistry:
     # Inside
 
     def _start(self) -> Engine:
-        node = Node(str(self._new_id()), "registry", "10.0.0.1", 8500)
+        node = Node(str(self._new_id()), "registry", "127.0.0.1", 8500)
         return Engine.build(
             self._store.load(),
             node,

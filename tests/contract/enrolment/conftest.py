@@ -1,4 +1,4 @@
-"""One suite, four ways into the mesh: our discovery over both registries, Consul without one, and a Go discovery."""
+"""One suite, five ways into the mesh: discovery over both registries, Consul without one, a Go discovery, a fake."""
 
 import asyncio
 import socket
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from itertools import count
+from random import Random
 from typing import Protocol
 
 import pytest
@@ -22,10 +23,13 @@ from toska_mesh.sdk.discovery import DiscoveryEnrolment, open_channel
 from toska_mesh.sdk.enrolment import Enrolment, Member
 from toska_mesh.sdk.options import ConnectOptions
 from toska_mesh.sdk.tokens import ServiceToken
+from toska_mesh.testing import Events, FakeRegistry
+from toska_mesh.testing.enrolment import FakeEnrolment
 
 _numbers = count(1)
 
-GROUNDS = ("discovery-consul", "discovery-toska-registry", "consul", "toska-registry", "go-discovery")
+FAKE = "fake-mesh"
+GROUNDS = ("discovery-consul", "discovery-toska-registry", "consul", "toska-registry", "go-discovery", FAKE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,17 @@ class OverRegistry:
             pass
 
 
+class OverFake(OverRegistry):
+    """The registry of a fake mesh, here on a real clock."""
+
+    def __init__(self) -> None:
+        self.registry = FakeRegistry(Events(asyncio.get_running_loop().time), Random(0))
+        super().__init__(ConnectOptions(provider="consul"), self.registry.client())
+
+    def enrolment(self) -> Enrolment:
+        return FakeEnrolment(self.registry.client())
+
+
 class OverGo:
     def __init__(self, discovery: GoDiscovery) -> None:
         self.options = ConnectOptions(discovery_address=discovery.target)
@@ -89,6 +104,7 @@ class OverGo:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
+    kind: str
     registry: ConsulServer | RegistryServer | None
     discovery: DiscoveryServer | None
 
@@ -98,8 +114,8 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """Running, shared by the tests of a module: use names of your own in it."""
     kind = str(request.param)
     with ExitStack() as stack:
-        if kind == "go-discovery":
-            yield Servers(None, None)
+        if kind in ("go-discovery", FAKE):
+            yield Servers(kind, None, None)
             return
         registry = (
             stack.enter_context(RegistryServer())
@@ -107,12 +123,15 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
             else request.getfixturevalue("consul")
         )
         is_direct = not kind.startswith("discovery")
-        yield Servers(registry, None if is_direct else stack.enter_context(DiscoveryServer(registry.url)))
+        yield Servers(kind, registry, None if is_direct else stack.enter_context(DiscoveryServer(registry.url)))
 
 
 @pytest.fixture
 async def ground(servers: Servers) -> AsyncIterator[Ground]:
     async with AsyncExitStack() as stack:
+        if servers.kind == FAKE:
+            yield OverFake()
+            return
         if servers.registry is None:
             yield OverGo(await stack.enter_async_context(go_discovery()))
             return
@@ -126,6 +145,9 @@ async def ground(servers: Servers) -> AsyncIterator[Ground]:
 
 @pytest.fixture
 async def enrolment(ground: Ground) -> AsyncIterator[Enrolment]:
+    if isinstance(ground, OverFake):
+        yield ground.enrolment()
+        return
     async with AsyncExitStack() as stack:
         yield await enter_enrolment(stack, ground.options)
 

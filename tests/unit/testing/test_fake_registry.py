@@ -197,7 +197,7 @@ async def test_a_frozen_registry_lets_callers_wait_until_their_deadline(fake_mes
 
 async def test_answers_may_take_time(fake_mesh: FakeMesh) -> None:
     fake_mesh.registry.delay_seconds = 0.5
-    assert await ConsulRegistry(fake_mesh.registry.client()).leader() == "10.0.0.1:8500"
+    assert await ConsulRegistry(fake_mesh.registry.client()).leader() == "127.0.0.1:8500"
     assert fake_mesh.clock.now == 0.5
 
 
