@@ -99,16 +99,6 @@ async def test_what_was_stored_is_there_again_after_a_crash(
     assert await store.delete("key")
 
 
-async def test_a_call_rides_over_a_short_restart(place: RedisPlace | ToskaStorePlace) -> None:
-    if not place.server.is_running:
-        await asyncio.to_thread(place.server.start)
-    async with open_store("riding", place.environ, timeout_seconds=30) as store:
-        await store.set("key", 1)
-        await asyncio.to_thread(place.server.kill)
-        await asyncio.to_thread(place.server.start, wait=False)
-        assert await store.get("key") == 1
-
-
 async def test_a_server_that_hangs_ends_calls_in_time_and_is_used_again_later(
     store: KeyValueStore, place: RedisPlace | ToskaStorePlace
 ) -> None:
@@ -134,6 +124,9 @@ async def test_a_listing_that_loses_its_server_does_not_end_as_if_it_were_whole(
 ) -> None:
     for number in range(30):
         await store.set(f"{number}", number)
+    if isinstance(place, RedisPlace):  # it takes larger steps
+        with redis.Redis(port=place.server.port) as client:
+            client.mset({f"other:{number}": 0 for number in range(3000)})
     keys = store.keys(page_size=5)
     await anext(keys)
     await asyncio.to_thread(place.server.kill)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.contract.kv.stores import ToskaStorePlace
 from tests.support.servers import ToskaStoreServer
+from tests.support.wait import eventually
 
 from toska_mesh.errors import KeyValueError
 from toska_mesh.sdk.kv.api import KeyValueStore
@@ -70,6 +71,12 @@ async def test_a_server_that_cannot_list_is_listed_by_it() -> None:
             await store.delete("todo:0")
             assert await store.list("todo:") == [1, 2, 3, 4]
             assert await store.list_keys() == ["other", "todo:1", "todo:2", "todo:3", "todo:4"]
+            await store.set("other", 9, ttl_seconds=0.001)
+
+            async def is_gone() -> bool:
+                return "other" not in await store.list_keys()
+
+            await eventually(is_gone)
         async with open_store("x", environ) as store:
             with pytest.raises(KeyValueError, match="EnableKeyIndex"):
                 await store.list_keys()

@@ -27,6 +27,7 @@ ODD_KEYS = [
     "quote\"'\\",
     "tab\tline\n",
     ":",
+    "nul\x00",
     "x" * 400,
 ]
 
@@ -315,6 +316,13 @@ async def test_a_page_of_nothing_is_a_mistake(store: KeyValueStore) -> None:
 
 
 # Tasks
+
+
+async def test_more_tasks_than_connections_wait_their_turn(store: KeyValueStore) -> None:
+    await store.set("key", 1)
+    async with asyncio.TaskGroup() as group:
+        reads = [group.create_task(store.get("key")) for _ in range(400)]
+    assert {read.result() for read in reads} == {1}
 
 
 async def test_many_tasks_share_a_store(store: KeyValueStore) -> None:

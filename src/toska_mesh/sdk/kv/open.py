@@ -6,6 +6,7 @@
 A server that is down is no reason not to start: the first call says so. A setting that is wrong is one.
 """
 
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from toska_mesh.sdk.kv.options import KeyValueOptions, key_value_options, sqlite
 from toska_mesh.sdk.kv.redis_address import parse
 from toska_mesh.sdk.kv.store import JsonStore, whole_prefix
 
+log = logging.getLogger("toska_mesh.sdk.kv")
+
 
 @asynccontextmanager
 async def open_store(
@@ -31,6 +34,7 @@ async def open_store(
     environ = os.environ if environ is None else environ
     options = key_value_options(environ, **overrides)
     store = await _open(service_name, options, environ)
+    log.info("key-value store: %r", store)
     try:
         yield store
     finally:
@@ -54,7 +58,7 @@ def _part(module: str, needs: str) -> Any:
 
 async def _open_sqlite(options: KeyValueOptions, prefix: str, environ: Mapping[str, str]) -> Backend:
     module = _part("sqlite", "sqlite3")
-    backend = module.SqliteBackend(sqlite_path(options, module.default_path(environ)))
+    backend = module.SqliteBackend(sqlite_path(options) or module.default_path(environ))
     await backend.open()
     opened: Backend = backend
     return opened

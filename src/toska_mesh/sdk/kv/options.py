@@ -222,5 +222,6 @@ VARIABLES: Final = (
 """Also the rows of the reference in `docs/key-value.md`."""
 
 
-def sqlite_path(options: KeyValueOptions, default: Path) -> Path:
-    return Path(options.sqlite_path).expanduser() if options.sqlite_path else default
+def sqlite_path(options: KeyValueOptions) -> Path | None:
+    """None: not said."""
+    return Path(options.sqlite_path).expanduser() if options.sqlite_path else None

@@ -4,6 +4,7 @@ The deadline is the store's and so are the retries: redis-py's own are off. A co
 middle of an answer is thrown away by redis-py; the next call dials again.
 """
 
+import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from redis.backoff import NoBackoff
 from toska_mesh.errors import KeyValueError, KeyValueFormatError, KeyValueUnavailableError
 from toska_mesh.sdk.kv.backend import Page
 from toska_mesh.sdk.kv.redis_address import RedisAddress
+
+_CONNECTIONS: Final = 50
+_SCAN_COUNT: Final = 1000
 
 _GLOB: Final = str.maketrans({character: f"\\{character}" for character in "*?[]\\^-"})
 
@@ -51,11 +55,15 @@ class RedisBackend:
             password=address.password or None,
             ssl=address.use_tls,
             client_name=address.client_name or None,
+            max_connections=_CONNECTIONS,
             socket_timeout=None,
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             protocol=2,  # every server speaks it, and with it redis-py looks whether a kept connection still lives
         )
+
+        # redis-py refuses what is more than its connections; here it waits its turn, within the deadline.
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
 
     async def write(self, key: str, text: str, ttl_ms: int | None, if_absent: bool) -> bool:
         # Without PX Redis forgets a time to live that the key had.
@@ -73,7 +81,9 @@ class RedisBackend:
 
     async def page(self, prefix: str, size: int, cursor: str | None) -> Page:
         pattern = f"{prefix.translate(_GLOB)}*"
-        after, keys = await self._run(prefix, self._client.scan(int(cursor or 0), match=pattern, count=size))
+        # The count is of keys looked at, also of other services' ones: few steps over a large database.
+        count = max(size, _SCAN_COUNT)
+        after, keys = await self._run(prefix, self._client.scan(int(cursor or 0), match=pattern, count=count))
         names = tuple(str(self._text(prefix, key)) for key in keys)
         return Page(names, str(after) if int(after) else None)
 
@@ -88,7 +98,8 @@ class RedisBackend:
 
     async def _run(self, key: str, command: Awaitable[Any]) -> Any:
         try:
-            return await command
+            async with self._turns:
+                return await command
         except _NOT_NOW as exc:
             raise KeyValueUnavailableError(f"{self.name} cannot serve now: {exc}", may_have_happened=False) from exc
         except (exceptions.AuthenticationError, exceptions.ResponseError) as exc:

@@ -52,7 +52,10 @@ _NOT_NOW: Final = frozenset(
 def default_path(environ: Mapping[str, str] | None = None) -> Path:
     """The file of the user (XDG Base Directory: below `$XDG_STATE_HOME`, else `~/.local/state`), as the daemons do."""
     base = (os.environ if environ is None else environ).get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "toska" / "kv" / FILE_NAME
+    try:
+        return Path(base).expanduser() / "toska" / "kv" / FILE_NAME
+    except RuntimeError as exc:  # a user without a home, as in containers
+        raise ConfigError(f"there is no place for the key-value file: {exc}; name one in MESH_KV_SQLITE_PATH") from exc
 
 
 def _utcnow() -> datetime:

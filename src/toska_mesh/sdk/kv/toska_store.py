@@ -160,7 +160,10 @@ class ToskaStoreBackend:
                 f"{self.name} cannot list keys (404); with EnableKeyIndex in every service the index is used instead"
             )
         names, _ = await self._index()
-        return Page(tuple(key for name in names if (key := self._prefix + name).startswith(prefix)), None)
+        keys = [key for name in names if (key := self._prefix + name).startswith(prefix)]
+        texts = await self.read_many(keys) if keys else ()
+        # What has expired is still in the list: nobody takes it out.
+        return Page(tuple(key for key, text in zip(keys, texts, strict=True) if text is not None), None)
 
     # Requests
 

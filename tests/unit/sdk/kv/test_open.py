@@ -40,3 +40,11 @@ async def test_a_service_without_a_name_needs_a_prefix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a key prefix or the name of the service"):
         async with open_store(" ", environ):
             pass
+
+
+async def test_a_user_without_a_home_is_told_where_to_name_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "~")  # what expanduser leaves when it finds none
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    with pytest.raises(ConfigError, match="MESH_KV_SQLITE_PATH"):
+        async with open_store("x", {}):
+            pass
