@@ -10,7 +10,8 @@ import grpc
 import pytest
 from tests.integration.discovery.conftest import DiscoveryServer
 from tests.integration.discovery.test_tokens import SECRET, bearer
-from tests.support.servers import ConsulServer, RegistryServer
+from tests.support.ports import free_port
+from tests.support.servers import ConsulServer, DaemonProcess, RegistryServer
 from tests.support.wait import eventually
 
 from toska_mesh.aio import Latest
@@ -132,18 +133,45 @@ async def test_verdicts_reach_the_client_and_vanish_with_the_monitor(mesh: tuple
         async with ConsulClient(ConsulOptions(server.url)) as api, asyncio.TaskGroup() as tasks:
             source.set(other)
             monitor = tasks.create_task(ConsulVerdictBoard(api, "monitor").run(source))
-            await eventually(lambda: client.verdicts.peek() == found, 20)
+            await eventually(lambda: client.verdicts.peek() == found, 60)  # another monitor may just have died
             monitor.cancel()
         await eventually(lambda: client.verdicts.peek() == NO_VERDICTS)
 
 
-async def test_a_wait_without_gateways_ends_at_once(mesh: tuple[Registry, DiscoveryServer]) -> None:
-    _, discovery = mesh
+async def test_a_wait_tells_of_every_gateway_and_of_the_one_that_hangs(
+    embedded: tuple[Registry, DiscoveryServer],
+) -> None:
+    server, discovery = embedded
+    port, admin_port = free_port(), free_port()
+    env = {
+        "CONSUL_ADDRESS": server.url,
+        "GATEWAY_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "GATEWAY_ADMIN_PORT": str(admin_port),
+    }
+    request = mesh_pb2.WaitAppliedRequest(serviceName="waited")
     async with grpc.aio.insecure_channel(discovery.target, options=OPTIONS) as channel:
         stub = mesh_pb2_grpc.MeshStub(channel)
-        answer = await stub.WaitApplied(mesh_pb2.WaitAppliedRequest(serviceName="orders"), timeout=20)
-    assert (answer.applied, list(answer.gateways)) == (True, [])
-    assert answer.index > 0
+        answer = await stub.WaitApplied(request, timeout=20)
+        assert (answer.applied, list(answer.gateways), answer.reason) == (True, [], "")
+        assert answer.index > 0
+        with DaemonProcess("toska-gateway", env, f"http://127.0.0.1:{admin_port}/health/ready") as gateway:
+
+            async def applied_by() -> list[str]:
+                answer = await stub.WaitApplied(request, timeout=20)
+                assert answer.applied, answer
+                return [one.name for one in answer.gateways if one.appliedIndex >= answer.index]
+
+            (name,) = await eventually(applied_by)
+            gateway.pause()
+            try:
+                answer = await stub.WaitApplied(request, timeout=2)
+            finally:
+                gateway.resume()
+            assert (answer.applied, [one.name for one in answer.gateways]) == (False, [name])
+            assert name in answer.reason
+            assert answer.gateways[0].appliedIndex < answer.index
+            assert await applied_by() == [name]
 
 
 async def test_a_discovery_that_is_killed_empties_nothing_and_comes_back(
