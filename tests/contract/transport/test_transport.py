@@ -272,10 +272,3 @@ async def test_an_answer_that_breaks_off_fails_where_it_is_read(ground: Ground) 
     with pytest.raises(Exception, match="broke off"):
         await answer.read()
     assert told.outcomes == [Outcome.FAILURE]
-
-
-async def test_an_answer_that_nobody_wants_is_told_as_cancelled(ground: Ground) -> None:
-    told = Told()
-    answer = await ask(ground, told, "/stream")
-    answer.drop()
-    assert told.outcomes == [Outcome.CANCELLED]
