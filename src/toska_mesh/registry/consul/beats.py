@@ -17,6 +17,7 @@ import httptools
 
 from toska_mesh.errors import InstanceNotFoundError, RegistryError, RegistryUnavailableError
 from toska_mesh.model import HealthStatus, InstanceId
+from toska_mesh.model.metadata import DRAIN_NOTE
 from toska_mesh.registry.consul.client import ConsulClient, words_of
 from toska_mesh.registry.consul.codec import check_id
 from toska_mesh.registry.consul.registry import ConsulRegistry
@@ -167,6 +168,8 @@ class BeatingRegistry(ConsulRegistry):
         verb = _VERBS.get(status)
         if verb is None:
             raise ValueError("Unknown is no health report: it says nothing, so it must not keep an instance alive")
+        if status is HealthStatus.DEGRADED and output.startswith(DRAIN_NOTE):
+            await self.make_way_for_drain_note(instance_id, deadline)
         note = quote(output.encode("utf-8", "replace")[:_MAX_NOTE_BYTES], safe="")
         target = f"{self._path}/v1/agent/check/{verb}/{quote(check_id(instance_id), safe='')}"
         request = f"PUT {target}{f'?note={note}' if note else ''} HTTP/1.1\r\n".encode() + self._request_head()
