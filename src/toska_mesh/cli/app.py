@@ -15,6 +15,7 @@ from toska_mesh.cli.plan import Options, make_plan
 from toska_mesh.cli.queries import instances, routes
 from toska_mesh.cli.up import Up, check_ports, data_dir_lock
 from toska_mesh.cli.view import View
+from toska_mesh.cli.wait import wait_command
 from toska_mesh.errors import ConfigError
 from toska_mesh.settings import load, state_dir
 from toska_mesh.telemetry.lines import LineWriter
@@ -117,6 +118,7 @@ def up(consul: str, rabbitmq: str, no_samples: bool, data_dir: Path | None, log_
 
 main.add_command(routes)
 main.add_command(instances)
+main.add_command(wait_command)
 
 if __name__ == "__main__":
     main()
