@@ -6,13 +6,14 @@ A route of the app for exactly one of our paths wins, a pattern that also matche
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
 from toska_mesh.sdk.context import context_of, serving_request
 from toska_mesh.sdk.endpoints import Edge
 from toska_mesh.sdk.hosts import BACKLOG, KEEP_ALIVE_SECONDS
+from toska_mesh.sdk.joined import Joined
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -25,6 +26,21 @@ def add_edge(app: web.Application, edge: Edge) -> None:
     mesh = _MeshMiddleware(edge)
     app.middlewares.insert(0, mesh.serve)
     app.on_response_prepare.append(mesh.ask_to_close)
+
+
+def add_stay(app: web.Application, joined: Joined) -> None:
+    """Let the app join when its server, whichever that is, listens, and leave before that closes."""
+    add_edge(app, joined.stay.edge)
+
+    async def stay(_: web.Application) -> AsyncIterator[None]:
+        joined.prepare()
+        async with asyncio.TaskGroup() as tasks:
+            joining = tasks.create_task(joined.run(), name="join the mesh")
+            yield
+            await joined.leave()
+            joining.cancel()
+
+    app.cleanup_ctx.append(stay)
 
 
 class AiohttpHost:

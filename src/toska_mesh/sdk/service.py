@@ -188,7 +188,7 @@ class MeshService:
 
     def _hosted(self, app: object, stack: AsyncExitStack) -> Host:
         edge = self._stay.edge
-        if _is_aiohttp(app):
+        if is_aiohttp(app):
             module = extras.load("toska_mesh.sdk.aiohttp_app", "aiohttp", "")
             module.add_edge(app, edge)
             sock = self._bound(stack, is_shared=False)
@@ -204,7 +204,7 @@ class MeshService:
             raise RuntimeError(f"the HTTP server of {self.options.name} has ended by itself")
 
 
-def _is_aiohttp(app: object) -> bool:
+def is_aiohttp(app: object) -> bool:
     """Without importing aiohttp for those that do not use it."""
     web = sys.modules.get("aiohttp.web")
     return web is not None and isinstance(app, web.Application)
@@ -212,12 +212,12 @@ def _is_aiohttp(app: object) -> bool:
 
 async def _made(app: object) -> object:
     """The app itself: what was given, or what the factory makes."""
-    if _is_aiohttp(app):
+    if is_aiohttp(app):
         return app
     parameters = _required_parameters(app)
     if parameters == 0:
         app = await _from_factory(cast(Callable[[], object], app))
-        parameters = 3 if _is_aiohttp(app) else _required_parameters(app)
+        parameters = 3 if is_aiohttp(app) else _required_parameters(app)
     if parameters == 3:
         return app
     hint = "; a WSGI app needs an adapter, such as a2wsgi's WSGIMiddleware" if parameters == 2 else ""

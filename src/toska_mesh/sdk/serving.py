@@ -5,13 +5,12 @@
 """
 
 import asyncio
-import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -19,17 +18,18 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.errors import ConfigError
 from toska_mesh.sdk import extras
-from toska_mesh.sdk.environment import service_options, variables
+from toska_mesh.sdk.checks import HealthCheck
+from toska_mesh.sdk.defaults import chosen_options
+from toska_mesh.sdk.joined import Joined
 from toska_mesh.sdk.lifespan import AppStartError
+from toska_mesh.sdk.middleware import MeshMiddleware
 from toska_mesh.sdk.options import ServiceOptions
-from toska_mesh.sdk.service import UVICORN, MeshService
+from toska_mesh.sdk.outlet import program_log
+from toska_mesh.sdk.service import UVICORN, MeshService, is_aiohttp
 from toska_mesh.telemetry import event_log
-from toska_mesh.telemetry.logs import set_up_logging
 
 log = event_log("sdk")
 
-_LOG_LEVELS = ("debug", "info", "warning", "error")
-_LOG_FORMATS = ("json", "console")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CONFIG_EXIT = 2
 
@@ -40,41 +40,57 @@ def serve(
     *,
     server: str = UVICORN,
     use_uvloop: bool = False,
-    setup: Callable[[MeshService], None] | None = None,
+    checks: Mapping[str, HealthCheck] | None = None,
     metrics_registry: CollectorRegistry | None = REGISTRY,
     **overrides: Any,
 ) -> None:
     """Serve `app` as a service of the mesh until SIGTERM or SIGINT; then leave without losing a request.
 
-    Blocks. A second signal ends all waiting. Without a port in code or environment any free one is taken: the mesh
-    knows the real one. `setup` gets the service before it starts, to add health checks. A wrong setting, or an app
-    that does not start, ends the process with one line that says so (exit codes 2 and 1).
+    Blocks. The same signal a second time ends all waiting. Without a port in code or environment any free one is
+    taken: the mesh knows the real one. `checks` decide about the service's health, by name. A wrong setting ends the
+    process with one line that says so and exit code 2, an app that does not start with 1.
     """
-    with _logging() as name:
-        try:
-            if options is None:
-                options = service_options(**_with_any_port(overrides))
-            elif overrides:
-                raise TypeError(f"options are given, so {', '.join(sorted(overrides))} should be said in them")
-            name = options.name
-            service_of = lambda: MeshService(  # noqa: E731  # made inside the loop, which its events belong to
-                app, options, server=server, metrics_registry=metrics_registry
-            )
-            with asyncio.Runner(loop_factory=_uvloop() if use_uvloop else None) as runner:
-                runner.run(_run(service_of, setup))
-        except ConfigError as exc:
-            for line in str(exc).splitlines():
-                print(f"{name}: {line}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(_CONFIG_EXIT) from None
-        except AppStartError as exc:
-            log.exception("app_did_not_start", service=name, reason=str(exc))
-            raise SystemExit(1) from None
+    name = os.path.basename(sys.argv[0]) or "service"
+    try:
+        with program_log():
+            chosen = chosen_options(options, overrides)
+            name = chosen.name
+            service = MeshService(app, chosen, server=server, metrics_registry=metrics_registry)
+            for check, ask in (checks or {}).items():
+                service.add_check(check, ask)
+            try:
+                with asyncio.Runner(loop_factory=_uvloop() if use_uvloop else None) as runner:
+                    runner.run(_run(service))
+            except AppStartError as exc:
+                log.exception("app_did_not_start", service=name, reason=str(exc))
+                raise SystemExit(1) from None
+    except ConfigError as exc:
+        for line in str(exc).splitlines():
+            print(f"{name}: {line}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(_CONFIG_EXIT) from None
 
 
-async def _run(make: Callable[[], MeshService], setup: Callable[[MeshService], None] | None) -> None:
-    service = make()
-    if setup is not None:
-        setup(service)
+def join(
+    app: Any,
+    options: ServiceOptions | None = None,
+    *,
+    checks: Mapping[str, HealthCheck] | None = None,
+    metrics_registry: CollectorRegistry | None = REGISTRY,
+    **overrides: Any,
+) -> Any:
+    """The app as a service of the mesh under whatever server carries it; options as for `serve`.
+
+    An aiohttp Application is changed and given back; an ASGI app is wrapped. The server's port is found out where
+    code and environment do not say it. What a server must do for that is in `docs/sdk.md`.
+    """
+    joined = Joined(chosen_options(options, overrides), checks, metrics_registry)
+    if is_aiohttp(app):
+        extras.load("toska_mesh.sdk.aiohttp_app", "aiohttp", "").add_stay(app, joined)
+        return app
+    return MeshMiddleware(app, joined=joined)
+
+
+async def _run(service: MeshService) -> None:
     async with _signals() as asked:
         try:
             async with service:
@@ -93,6 +109,7 @@ class _Asked:
 
     def __init__(self, starting: asyncio.Task[Any] | None) -> None:
         self.stop = asyncio.Event()
+        self._heard = set[str]()
         self._starting = starting
         self._service: MeshService | None = None
 
@@ -101,13 +118,15 @@ class _Asked:
         self._starting = None
 
     def hear(self, name: str) -> None:
-        is_first = not self.stop.is_set()
-        log.info("stop_requested", signal=name, consequence="draining" if is_first else "leaving at once")
+        # A supervisor may send its own after that of the terminal; somebody in a hurry sends the same again.
+        is_again = name in self._heard
+        self._heard.add(name)
+        log.info("stop_requested", signal=name, consequence="leaving at once" if is_again else "draining")
         self.stop.set()
         if self._starting is not None:
             self._starting.cancel()  # nobody knows of us yet, so there is nothing to drain
             self._starting = None
-        elif not is_first and self._service is not None:
+        elif is_again and self._service is not None:
             self._service.hurry()
 
 
@@ -129,50 +148,6 @@ async def _signals() -> AsyncIterator[_Asked]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _logging() -> Iterator[str]:
-    """A log on standard output for programs that have not set one up; gives the name to speak under."""
-    name = os.path.basename(sys.argv[0]) or "service"
-    root = logging.getLogger()
-    if root.handlers:
-        yield name
-        return
-    try:
-        level = _choice("TOSKA_LOG_LEVEL", "info", _LOG_LEVELS)
-        form = _choice("TOSKA_LOG_FORMAT", "console" if sys.stdout and sys.stdout.isatty() else "json", _LOG_FORMATS)
-    except ConfigError as exc:
-        print(f"{name}: {exc}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(_CONFIG_EXIT) from None
-    writer = set_up_logging(level, form)
-    root.setLevel(level.upper())  # the app's own lines too
-    try:
-        yield name
-    finally:
-        root.handlers.clear()
-        writer.close()
-
-
-def _choice(variable: str, default: str, words: tuple[str, ...]) -> str:
-    word = os.environ.get(variable, "").strip().lower() or default
-    if word not in words:
-        raise ConfigError(f"{variable}={word!r} is not one of {', '.join(words)}")
-    return word
-
-
-def _with_any_port(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The family's 8080 is for containers; on one machine it is discovery's own port."""
-    if "port" in overrides or _port_is_in_environment(os.environ):
-        return dict(overrides)
-    return {**overrides, "port": 0}
-
-
-def _port_is_in_environment(environ: Mapping[str, str]) -> bool:
-    variable = next(variable for variable in variables() if variable.option == "port")
-    names = {name.lower() for name in (variable.name, *variable.also)}
-    # `tcp://…` is a service link that Kubernetes injects, no port.
-    return any(name.lower() in names and value.strip() and "://" not in value for name, value in environ.items())
 
 
 def _uvloop() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -104,6 +104,10 @@ class Stay:
             self.edge.is_draining = True
             self._is_leaving.set()
 
+    async def asked_to_leave(self) -> None:
+        """Wait until somebody has asked."""
+        await self._is_leaving.wait()
+
     async def run(self, port: int) -> None:
         """Register the port, which accepts connections already; stay until asked to leave; leave.
 

@@ -5,12 +5,7 @@ import time
 
 from tests.integration.sdk.apps import KINDS, make_app
 
-from toska_mesh.sdk.service import MeshService
 from toska_mesh.sdk.serving import serve
-
-
-def add_checks(service: MeshService) -> None:
-    service.add_check("nothing", lambda: True)
 
 
 def main(kind: str) -> None:
@@ -23,7 +18,7 @@ def main(kind: str) -> None:
 
         serve(make)
         return
-    serve(make_app(kind), server=KINDS[kind], setup=add_checks, drain_seconds=20)
+    serve(make_app(kind), server=KINDS[kind], checks={"nothing": lambda: True}, drain_seconds=20)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class ServiceProcess(ServerProcess):
-    """One instance; ready when it says that it serves."""
+    """One instance; ready when it says that it serves, or that it is registered."""
 
     stop_seconds = 40.0
 
@@ -37,7 +37,7 @@ class ServiceProcess(ServerProcess):
         return self._env
 
     def is_ready(self) -> bool:
-        return bool(self.events("serving"))
+        return bool(self._told())
 
     def events(self, name: str) -> list[dict[str, Any]]:
         found = []
@@ -52,11 +52,14 @@ class ServiceProcess(ServerProcess):
 
     @property
     def instance_id(self) -> str:
-        return str(self.events("serving")[0]["instance"])
+        return str(self._told()[0]["instance"])
 
     @property
     def port(self) -> int:
-        return int(self.events("serving")[0]["port"])
+        return int(self._told()[0]["port"])
+
+    def _told(self) -> list[dict[str, Any]]:
+        return self.events("serving") or self.events("registered")
 
 
 class SmallMesh:

@@ -1,0 +1,104 @@
+"""`MeshMiddleware`: an ASGI app joins the mesh under whatever server carries it.
+
+As a wrapper (`app = join(app, name="orders")`) or among the app's own middlewares
+(`app.add_middleware(MeshMiddleware, name="orders")`): either way it sees the lifespan, which it passes through.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from toska_mesh.sdk.asgi import ASGIApp, MeshASGI, Message, Receive, Scope, Send
+from toska_mesh.sdk.checks import HealthCheck
+from toska_mesh.sdk.defaults import chosen_options
+from toska_mesh.sdk.joined import Joined
+from toska_mesh.sdk.options import ServiceOptions
+
+_STARTED, _NOT_STARTED = "lifespan.startup.complete", "lifespan.startup.failed"
+
+
+class MeshMiddleware:
+    """Options as for `serve`. The server has to run the lifespan: without it nothing is registered."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        options: ServiceOptions | None = None,
+        *,
+        checks: Mapping[str, HealthCheck] | None = None,
+        metrics_registry: CollectorRegistry | None = REGISTRY,
+        joined: Joined | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.joined = joined or Joined(chosen_options(options, overrides), checks, metrics_registry)
+        self._app = app
+        self._asgi = MeshASGI(app, self.joined.stay.edge)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._asgi(scope, receive, send)
+            return
+        error: Exception | None = None
+        async with asyncio.TaskGroup() as tasks:
+            life = _Life(self.joined, tasks, receive, send)
+            try:
+                await life.run(self._app, scope)
+            except Exception as exc:
+                error = exc  # raised outside of the group, which would wrap it
+            finally:
+                life.end()
+        if error is not None:
+            raise error
+
+
+class _Life:
+    """One lifespan: the app's own, with ours around it."""
+
+    def __init__(self, joined: Joined, tasks: asyncio.TaskGroup, receive: Receive, send: Send) -> None:
+        self._joined = joined
+        self._tasks = tasks
+        self._receive = receive
+        self._send = send
+        self._task: asyncio.Task[None] | None = None
+        self._is_asked = False
+        """The server has said `startup`."""
+        self._is_answered = False
+        self._has_ended = False
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        self._joined.prepare()
+        try:
+            await app(scope, self._hear, self._say)
+        except Exception:
+            if self._is_answered:
+                raise
+            # The app knows no lifespan, which the specification lets it show in this way.
+        if not self._is_asked:
+            await self._hear()
+        if not self._is_answered:
+            await self._say({"type": _STARTED})
+        if self._task is not None and not self._has_ended:
+            await self._hear()
+            await self._send({"type": "lifespan.shutdown.complete"})
+
+    def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _hear(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "lifespan.startup":
+            self._is_asked = True
+        elif message["type"] == "lifespan.shutdown":
+            self._has_ended = True
+            if self._task is not None:
+                await self._joined.leave()
+        return message
+
+    async def _say(self, message: Message) -> None:
+        await self._send(message)
+        self._is_answered = self._is_answered or message["type"] in (_STARTED, _NOT_STARTED)
+        if message["type"] == _STARTED and self._task is None:
+            self._task = self._tasks.create_task(self._joined.run(), name="join the mesh")
