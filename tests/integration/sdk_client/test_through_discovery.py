@@ -36,6 +36,7 @@ async def test_what_is_called_is_followed(discovery: tuple[RegistryServer, Disco
         one = faulty.backend("one")
         async with Mesh(options(server), calls=CallOptions(slow_start_seconds=0)) as mesh:
             client = mesh.client("followed", timeout_seconds=10)
+            await eventually(lambda: mesh.explain("followed")["known"], what="discovery has heard of the service")
             assert (await client.get("/items/1")).mesh_instance.id == one.instance
             two = await in_thread(faulty.backend, "two")
             seen: set[str] = set()
@@ -62,6 +63,7 @@ async def test_without_discovery_what_is_known_stays_and_what_is_not_is_said(
         one = faulty.backend("one")
         async with Mesh(options(server)) as mesh:
             client = mesh.client("kept", timeout_seconds=10)
+            await eventually(lambda: mesh.explain("kept")["known"], what="discovery has heard of the service")
             assert (await client.get("/")).status == 200
             server.kill()
             await eventually(lambda: mesh.stale_seconds > 0)
