@@ -69,11 +69,10 @@ def open_channel(options: ConnectOptions) -> grpc.aio.Channel:
     """
     if not options.use_tls:
         return grpc.aio.insecure_channel(options.target, options=_CHANNEL_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=_read(options.ca_file, "ca_file") if options.ca_file else None,
-        private_key=_read(options.client_key or options.client_cert, "client_key") if options.client_cert else None,
-        certificate_chain=_read(options.client_cert, "client_cert") if options.client_cert else None,
-    )
+    authorities = _read(options.ca_file, "ca_file") if options.ca_file else None
+    certificate = _read(options.client_cert, "client_cert") if options.client_cert else None
+    key = _read(options.client_key, "client_key") if options.client_key else certificate
+    credentials = grpc.ssl_channel_credentials(authorities, key, certificate)
     return grpc.aio.secure_channel(options.target, credentials, options=_CHANNEL_OPTIONS)
 
 

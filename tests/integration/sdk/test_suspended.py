@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
 from tests.integration.discovery.conftest import DiscoveryServer
 from tests.integration.sdk.processes import ServiceProcess
 from tests.support.go_discovery import go_discovery
@@ -24,14 +23,14 @@ OVERDUE_SECONDS = 4.0
 
 
 @asynccontextmanager
-async def instance(**env: str) -> AsyncIterator[ServiceProcess]:
+async def instance(name: str, **env: str) -> AsyncIterator[ServiceProcess]:
     process = ServiceProcess(
         COMMAND,
-        "sleeper",
-        MESH_SERVICE_ID="sleeper-1",
+        name,
+        MESH_SERVICE_ID=f"{name}-1",
         MESH_SERVICE_HOST="127.0.0.1",
         MESH_SERVICE_HEALTH_INTERVAL_SECONDS="1",
-        MESH_SERVICE_DRAIN_SECONDS="0",
+        MESH_SERVICE_NOTICE_SECONDS="0",
         **env,
     )
     await asyncio.to_thread(process.start)
@@ -42,7 +41,7 @@ async def instance(**env: str) -> AsyncIterator[ServiceProcess]:
 
 
 async def test_where_the_registry_forgot_it_the_first_beat_registers_it_again() -> None:
-    async with go_discovery() as discovery, instance(MESH_DISCOVERY_ADDRESS=discovery.target) as process:
+    async with go_discovery() as discovery, instance("sleeper", MESH_DISCOVERY_ADDRESS=discovery.target) as process:
         await eventually(lambda: "ReportHealth" in discovery.order)
         process.pause()
         try:
@@ -56,31 +55,32 @@ async def test_where_the_registry_forgot_it_the_first_beat_registers_it_again() 
         assert discovery.order[before : before + 2] == ["ReportHealth", "Register"]
 
 
-@pytest.mark.parametrize("provider", ["discovery", "consul"])
-async def test_it_is_healthy_in_the_registry_again_with_its_first_beat(provider: str) -> None:
-    with RegistryServer() as server:
-        async with ConsulClient(ConsulOptions(server.url)) as client:
+async def test_it_is_healthy_in_the_registry_again_with_its_first_beat() -> None:
+    with RegistryServer() as server, DiscoveryServer(server.url) as discovery:
+        async with (
+            ConsulClient(ConsulOptions(server.url)) as client,
+            instance("through-discovery", MESH_DISCOVERY_ADDRESS=discovery.target) as one,
+            instance("straight", MESH_REGISTRY_PROVIDER="consul", CONSUL_ADDRESS=server.url) as other,
+        ):
             registry = ConsulRegistry(client)
+            names = [ServiceName("through-discovery"), ServiceName("straight")]
 
-            async def is_healthy() -> bool:
-                found = await registry.instances(ServiceName("sleeper"))
-                return [(one.id, one.status) for one in found] == [("sleeper-1", HealthStatus.HEALTHY)]
+            async def healthy() -> list[str]:
+                found = [one for name in names for one in await registry.instances(name)]
+                return [one.id for one in found if one.status is HealthStatus.HEALTHY]
 
-            async def suspend(process: ServiceProcess) -> None:
-                await eventually(is_healthy)
-                process.pause()
-                try:
-                    await registry.deregister(InstanceId("sleeper-1"))
-                    await asyncio.sleep(OVERDUE_SECONDS)
-                    assert not await is_healthy()
-                finally:
-                    process.resume()
-                await eventually(is_healthy, 3)
+            async def are_both_healthy() -> bool:
+                return await healthy() == [f"{name}-1" for name in names]
 
-            if provider == "consul":
-                async with instance(MESH_REGISTRY_PROVIDER="consul", CONSUL_ADDRESS=server.url) as process:
-                    await suspend(process)
-                return
-            with DiscoveryServer(server.url) as discovery:
-                async with instance(MESH_DISCOVERY_ADDRESS=discovery.target) as process:
-                    await suspend(process)
+            await eventually(are_both_healthy)
+            one.pause()
+            other.pause()
+            try:
+                for name in names:
+                    await registry.deregister(InstanceId(f"{name}-1"))
+                await asyncio.sleep(OVERDUE_SECONDS)
+                assert await healthy() == []
+            finally:
+                one.resume()
+                other.resume()
+            await eventually(are_both_healthy, 3)
