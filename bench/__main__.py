@@ -35,6 +35,7 @@ SAVES_ITSELF = {
 IS_KEPT = {
     "monitor_load": "2,000 instances in the health monitor, of which 200 each hang, refuse and flap",
     "discovery_beats": "beats per second that discovery takes on one core",
+    "barrier": "until every gateway has applied a change, with 1 and 3 gateways, on both registries",
     "freshness_follower": "from an acknowledged change to the follower's snapshot, on both registries",
 }
 BENCHMARKS = SAVES_ITSELF | IS_KEPT
