@@ -18,10 +18,12 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from toska_mesh.sdk.leaving import LeaveReport as LeaveReport
     from toska_mesh.sdk.lifespan import AppStartError as AppStartError
     from toska_mesh.sdk.mesh import Mesh as Mesh
+    from toska_mesh.sdk.middleware import MeshMiddleware as MeshMiddleware
     from toska_mesh.sdk.options import ConnectOptions as ConnectOptions
     from toska_mesh.sdk.options import ServiceOptions as ServiceOptions
     from toska_mesh.sdk.picks import Picked as Picked
     from toska_mesh.sdk.service import MeshService as MeshService
+    from toska_mesh.sdk.serving import join as join
     from toska_mesh.sdk.serving import serve as serve
     from toska_mesh.sdk.transport import Answer as Answer
 
@@ -35,11 +37,13 @@ _HOMES = {
     "KeyValueStore": "kv.api",
     "LeaveReport": "leaving",
     "Mesh": "mesh",
+    "MeshMiddleware": "middleware",
     "MeshService": "service",
     "Picked": "picks",
     "RequestContext": "context",
     "ServiceOptions": "options",
     "connect_options": "environment",
+    "join": "serving",
     "open_store": "kv.open",
     "serve": "serving",
     "service_options": "environment",

@@ -25,7 +25,6 @@ class ServiceProcess(ServerProcess):
         self._command = command
         self._env = {
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "MESH_SERVICE_NAME": name,
             "TOSKA_LOG_FORMAT": "json",
             **env,
         }

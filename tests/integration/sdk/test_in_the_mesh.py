@@ -2,14 +2,15 @@
 
 import asyncio
 import itertools
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from tests.integration.sdk.apps import KINDS
-from tests.integration.sdk.processes import ServiceProcess, SmallMesh
-from tests.support.load import Load
+from tests.integration.sdk.processes import ROOT, ServiceProcess, SmallMesh
+from tests.support.load import Client, Load
 from tests.support.wait import eventually
 
 BODY = b"x" * 20_000
@@ -34,6 +35,7 @@ def instance(mesh: SmallMesh, service: str, command: tuple[str, ...]) -> Service
     return ServiceProcess(
         command,
         service,
+        MESH_SERVICE_NAME=service,
         MESH_SERVICE_HOST="127.0.0.1",
         MESH_DISCOVERY_ADDRESS=f"127.0.0.1:{mesh.grpc_port}",
     )
@@ -72,3 +74,36 @@ async def test_an_instance_that_is_told_to_stop_under_load_loses_no_request(mesh
         (left,) = pair[0].events("left")
         assert left["level"] == "info", left
         assert mesh.eligible(service) == {pair[1].instance_id}
+
+
+EXAMPLES = {
+    "hello": ("hello", "/hello", {"message": "Hello from the mesh"}),
+    "adder": ("adder", "/add?a=1&b=2.5", {"a": 1.0, "b": 2.5, "sum": 3.5}),
+    "fastapi_app": ("orders", "/orders/1", {"number": 1, "item": "bread"}),
+    "starlette_app": ("counter", "/count/1", 0),
+}
+
+
+async def test_every_example_is_one_command_and_answers_through_the_gateway(mesh: SmallMesh) -> None:
+    with ExitStack() as stack:
+        running = {}
+        for file, (service, _, _) in EXAMPLES.items():
+            command = (str(ROOT / "examples" / f"{file}.py"),)
+            process = ServiceProcess(command, service, MESH_DISCOVERY_ADDRESS=f"127.0.0.1:{mesh.grpc_port}")
+            running[file] = process
+            stack.callback(process.close)
+            process.start(wait=False)
+        for file, (service, path, expected) in EXAMPLES.items():
+            running[file].wait_ready()
+            await eventually(lambda service=service: mesh.eligible(service), 20)
+            client = Client(mesh.port)
+            try:
+                answer = await client.request("GET", f"/api/{service}{path}")
+            finally:
+                client.close()
+            assert (answer.status, json.loads(answer.body)) == (200, expected)
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            assert process.wait() == 0, process.tail()
+            assert "Traceback" not in process.log_text()

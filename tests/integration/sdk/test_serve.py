@@ -24,7 +24,11 @@ def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
         def run(kind: str, **env: str) -> ServiceProcess:
-            nowhere = {"MESH_DISCOVERY_ADDRESS": f"127.0.0.1:{free_port()}", "MESH_SERVICE_HOST": "127.0.0.1"}
+            nowhere = {
+                "MESH_SERVICE_NAME": "orders",
+                "MESH_SERVICE_HOST": "127.0.0.1",
+                "MESH_DISCOVERY_ADDRESS": f"127.0.0.1:{free_port()}",
+            }
             command = ("-m", "tests.integration.sdk.app_process", kind)
             process = ServiceProcess(command, "orders", **(nowhere | env))
             stack.callback(process.close)

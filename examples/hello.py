@@ -1,0 +1,12 @@
+from aiohttp import web
+
+from toska_mesh.sdk import serve
+
+
+async def hello(request: web.Request) -> web.Response:
+    return web.json_response({"message": "Hello from the mesh"})
+
+
+app = web.Application()
+app.router.add_get("/hello", hello)
+serve(app, name="hello")
