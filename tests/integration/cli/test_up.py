@@ -86,18 +86,18 @@ async def up(environ: dict[str, str], *arguments: str) -> AsyncIterator[Mesh]:
         stderr=asyncio.subprocess.STDOUT,
     )
     mesh = Mesh(process, environ)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(mesh.read(), name="read the log")
-            try:
-                yield mesh
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-                reader.cancel()
-    finally:
-        await eventually(lambda: not any(is_alive(pid) for pid in mesh.pids()), 30, what="no child is left")
+    async with asyncio.TaskGroup() as tasks:
+        reader = tasks.create_task(mesh.read(), name="read the log")
+        try:
+            yield mesh
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            await eventually(lambda: not any(is_alive(pid) for pid in mesh.pids()), 30, what="no child is left")
+            # The children have the log's pipe too: it ends with the last thread of the last of them.
+            async with asyncio.timeout(10):
+                await reader
 
 
 def is_alive(pid: int) -> bool:
