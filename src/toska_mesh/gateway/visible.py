@@ -1,7 +1,8 @@
 """The gateway as others see it in the registry: its name there, and what it takes to have applied a change.
 
-Applied means in use: the service was read anew, the catalog with that reading was published, and the route table that
-the proxy asks is built from it. A request that was given to an instance before that moment is in flight, not late.
+Applied means in use: the service was read anew, the catalog with that reading was published, the route table that the
+proxy asks is built from it, and no connection is being opened any more for a request that chose its instance before. A
+request that was sent before that moment is in flight, not late.
 """
 
 import asyncio
@@ -17,12 +18,16 @@ from prometheus_client.registry import Collector
 
 from toska_mesh.gateway.proxy import Proxy
 from toska_mesh.gateway.routing import Routing
+from toska_mesh.guard import Guarded
 from toska_mesh.model import ServiceName
 from toska_mesh.registry.consul import ConsulFollower, ConsulGatewayPresence
 from toska_mesh.registry.consul.client import ConsulApi
+from toska_mesh.router import Service
 
 MAX_ANNOUNCING_SECONDS = 1.0
 """How long a start waits for the registry before it reads (or does without it, from the table on disk)."""
+
+_DIAL_PAUSE_SECONDS = 0.002
 
 
 def presence(api: ConsulApi, proxy: Proxy, follower: ConsulFollower, routing: Routing) -> ConsulGatewayPresence:
@@ -30,6 +35,8 @@ def presence(api: ConsulApi, proxy: Proxy, follower: ConsulFollower, routing: Ro
 
     async def apply(service: ServiceName) -> None:
         await routing.in_use(await follower.reread(service))
+        if proxy.table is not None and (routed := proxy.table.service(service)) is not None:
+            await dials_over(routed)
 
     def describe() -> Mapping[str, object]:
         table = proxy.table
@@ -41,6 +48,17 @@ def presence(api: ConsulApi, proxy: Proxy, follower: ConsulFollower, routing: Ro
     # Workers share a host, a restarted one may get the number of its forerunner, containers often share both.
     name = f"{socket.gethostname()}-{os.getpid()}-{random.SystemRandom().getrandbits(32):08x}"
     return ConsulGatewayPresence(api, name, apply, describe=describe)
+
+
+async def dials_over(service: Service) -> None:
+    """Wait for requests that chose an instance when it was still eligible and are about to be sent to it.
+
+    A dial has a deadline of its own, so this ends.
+    """
+    left_out = [standing.target for standing in service.everything if not standing.is_eligible]
+    waiting = [(target, request) for target in left_out if isinstance(target, Guarded) for request in target.waiting]
+    while any(request.is_dialling and request in target.waiting for target, request in waiting):
+        await asyncio.sleep(_DIAL_PAUSE_SECONDS)  # noqa: ASYNC110 - rare, and the data path has nobody to tell
 
 
 async def follow_when_seen(presence: ConsulGatewayPresence, follower: ConsulFollower, routing: Routing) -> Never:
