@@ -15,6 +15,9 @@ from toska_mesh.sdk.checks import HealthCheck
 from toska_mesh.sdk.defaults import chosen_options
 from toska_mesh.sdk.joined import Joined
 from toska_mesh.sdk.options import ServiceOptions
+from toska_mesh.telemetry import event_log
+
+log = event_log("sdk")
 
 _STARTED, _NOT_STARTED = "lifespan.startup.complete", "lifespan.startup.failed"
 
@@ -35,11 +38,16 @@ class MeshMiddleware:
         self.joined = joined or Joined(chosen_options(options, overrides), checks, metrics_registry)
         self._app = app
         self._asgi = MeshASGI(app, self.joined.stay.edge)
+        self._has_lifespan = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
+            if not self._has_lifespan:
+                self._has_lifespan = True  # said once
+                log.warning("not_joined", reason="the server does not run the app's lifespan; turn it on")
             await self._asgi(scope, receive, send)
             return
+        self._has_lifespan = True
         error: Exception | None = None
         async with asyncio.TaskGroup() as tasks:
             life = _Life(self.joined, tasks, receive, send)

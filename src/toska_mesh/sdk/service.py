@@ -6,6 +6,7 @@ on trying.
 """
 
 import asyncio
+import importlib
 import inspect
 import socket
 import sys
@@ -129,6 +130,8 @@ class MeshService:
         await stop.wait()
 
     async def __aenter__(self) -> Self:
+        if self._host is not None:
+            raise RuntimeError("a MeshService is for one stay; make another for the next")
         options = self.options
         app = await _made(self._app)
         try:
@@ -189,7 +192,7 @@ class MeshService:
     def _hosted(self, app: object, stack: AsyncExitStack) -> Host:
         edge = self._stay.edge
         if is_aiohttp(app):
-            module = extras.load("toska_mesh.sdk.aiohttp_app", "aiohttp", "")
+            module = importlib.import_module("toska_mesh.sdk.aiohttp_app")
             module.add_edge(app, edge)
             sock = self._bound(stack, is_shared=False)
             return cast(Host, module.AiohttpHost(app, edge, sock))

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -85,7 +86,7 @@ def join(
     """
     joined = Joined(chosen_options(options, overrides), checks, metrics_registry)
     if is_aiohttp(app):
-        extras.load("toska_mesh.sdk.aiohttp_app", "aiohttp", "").add_stay(app, joined)
+        importlib.import_module("toska_mesh.sdk.aiohttp_app").add_stay(app, joined)
         return app
     return MeshMiddleware(app, joined=joined)
 

@@ -4,13 +4,13 @@ The one place that ties membership, leaving and the app's health together; hosts
 """
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.model import HealthStatus
-from toska_mesh.sdk import extras
 from toska_mesh.sdk.checks import Checks
 from toska_mesh.sdk.discovery import DiscoveryEnrolment, open_channel
 from toska_mesh.sdk.endpoints import Edge
@@ -34,7 +34,7 @@ async def open_enrolment(options: ServiceOptions) -> AsyncIterator[Enrolment]:
     """The enrolment that the options ask for, closed at the end."""
     connect = options.connect
     if connect.provider == "consul":
-        consul = extras.load("toska_mesh.sdk.consul", "aiohttp", "")
+        consul = importlib.import_module("toska_mesh.sdk.consul")  # its weight is for those who use it
         async with consul.open_consul_enrolment(connect) as enrolment:
             yield enrolment
         return

@@ -133,6 +133,17 @@ async def test_an_app_that_does_not_start_does_not_join() -> None:
     assert order == ["prepare"]
 
 
+async def test_a_server_that_runs_no_lifespan_is_told_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        return
+
+    joined = MeshMiddleware(app, joined=NotedJoined([]))
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    for _ in range(2):
+        await joined(dict(scope), asyncio.Queue[Message]().get, asyncio.Queue[Message]().put)
+    assert [record.message for record in caplog.records] == ["not_joined"]
+
+
 async def test_a_cancelled_lifespan_leaves_nothing_behind() -> None:
     order: list[str] = []
     server = Server(MeshMiddleware(Starlette(lifespan=living(order)), joined=NotedJoined(order)))
