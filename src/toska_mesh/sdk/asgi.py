@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
-from toska_mesh.sdk.context import context_of, serving_request
+from toska_mesh.sdk.context import READ_NAMES, context_of, enter, leave
 from toska_mesh.sdk.endpoints import Edge
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +18,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_READ = frozenset(name.encode("ascii") for name in READ_NAMES)
 _CLOSE = (b"connection", b"close")
 _DEEPEST_CHAIN = 32
 """Middlewares around a router; a chain beyond this is a loop."""
@@ -43,23 +44,24 @@ class MeshASGI:
         if scope["type"] == "http" and edge.owns(scope["method"], scope["path"]) and not self._is_routed(scope):
             await self._answer(scope, send)
             return
+        # Written out rather than as nested context managers: this is on the way of every request.
         loop = asyncio.get_running_loop()
         began = loop.time()
-        context = context_of(_Fields(scope["headers"]), began)
-        if scope["type"] == "websocket":
-            with edge.in_flight.counted(), serving_request(context):
-                await self._app(scope, receive, send)
-            return
-        observed = _Observed(send, edge, scope.get("http_version", "1.1"))
-        with edge.in_flight.counted(), serving_request(context):
-            try:
-                await self._app(scope, receive, observed)
-            finally:
+        is_http = scope["type"] == "http"
+        observed = _Observed(send, edge, scope.get("http_version", "1.1")) if is_http else None
+        edge.in_flight.begin()
+        token = enter(context_of(_Fields(scope["headers"]), began))
+        try:
+            await self._app(scope, receive, observed or send)
+        finally:
+            leave(token)
+            edge.in_flight.end()
+            if observed is not None:
                 # An app that raises before its head becomes the server's 500.
                 edge.metrics.observe(scope["method"], observed.status or 500, loop.time() - began)
 
     async def _answer(self, scope: Scope, send: Send) -> None:
-        accept = _Fields(scope["headers"]).get("accept")
+        accept = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"), "")
         answer = await self._edge.answer(scope["path"], accept)
         headers = [
             (b"content-type", answer.content_type.encode("latin-1")),
@@ -81,20 +83,21 @@ class MeshASGI:
 
 
 class _Fields:
-    """A request's raw fields for those that read texts."""
+    """Of a request's raw fields, whose names are in small letters here, those that a context is made from."""
+
+    __slots__ = ("_raw",)
 
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
         self._raw = raw
 
     def items(self) -> list[tuple[str, str]]:
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._raw]
-
-    def get(self, name: str) -> str:
-        return next((value for key, value in self.items() if key == name), "")
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._raw if name in _READ]
 
 
 class _Observed:
     """`send` that keeps the status and, while draining, asks the client to use another connection next time."""
+
+    __slots__ = ("_edge", "_http_version", "_send", "status")
 
     def __init__(self, send: Send, edge: Edge, http_version: str) -> None:
         self._send = send

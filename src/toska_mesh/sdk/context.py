@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -60,14 +60,23 @@ def current() -> RequestContext | None:
     return _current.get()
 
 
+def enter(context: RequestContext) -> Token[RequestContext | None]:
+    """Make `context` the current one here, and for tasks started from now on; to be followed by `leave`."""
+    return _current.set(context)
+
+
+def leave(token: Token[RequestContext | None]) -> None:
+    _current.reset(token)
+
+
 @contextmanager
 def serving_request(context: RequestContext) -> Iterator[RequestContext]:
-    """Make `context` the current one for the length of the block, and for tasks that are started in it."""
-    token = _current.set(context)
+    """The same for the length of a block."""
+    token = enter(context)
     try:
         yield context
     finally:
-        _current.reset(token)
+        leave(token)
 
 
 def context_of(headers: Fields, now: float, new_ids: RequestIds = _IDS) -> RequestContext:
@@ -78,7 +87,7 @@ def context_of(headers: Fields, now: float, new_ids: RequestIds = _IDS) -> Reque
     found: dict[str, list[str]] = {}
     for name, value in headers.items():
         lower = name.lower()
-        if lower in _READ:
+        if lower in READ_NAMES:
             found.setdefault(lower, []).append(value)
     if not found:
         new = new_ids.next()
@@ -108,7 +117,8 @@ def outgoing_headers(context: RequestContext, now: float, rng: random.Random) ->
     return fields
 
 
-_READ = _TRACE | {CORRELATION_ID.lower(), REQUEST_ID.lower(), TIMEOUT_MS.lower()}
+READ_NAMES: Final = _TRACE | {CORRELATION_ID.lower(), REQUEST_ID.lower(), TIMEOUT_MS.lower()}
+"""In small letters: all that `context_of` looks at."""
 
 
 def _continued(trace: tuple[tuple[str, str], ...], rng: random.Random) -> tuple[dict[str, str], str]:
