@@ -6,7 +6,8 @@ synchronous step; the awaits are the try itself, the pause before the next one, 
 word. All of it lives on one event loop; a call runs in its caller's task and needs no other.
 
 A try ends early in two ways: its deadline passes, or the guard finds that the instance is silent and moves the call on
-(`move_on`). Both come through the one timeout around the try.
+(`move_on`). Both interrupt the task as `asyncio.timeout` does, by cancelling it and taking that back; it is done by
+hand here, because two coroutines and a reschedule for every call cost as much as the rest of a call's own work.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ from toska_mesh.telemetry import event_log
 TIMEOUT_MS: Final = contexts.TIMEOUT_MS
 _SHOWN_INSTANCES: Final = 5
 
+_NEVER: Final = float("inf")
+
 R = TypeVar("R", bound=Reply)
 
 log = event_log("sdk.calls")
@@ -53,8 +56,14 @@ class Phase(Enum):
     ANSWERED = auto()
 
 
+_UNDER_WAY: Final = frozenset({Phase.DIALLING, Phase.SENDING, Phase.WAITING})
+
+
 class Directory(Protocol):
     """Where a call finds services: the newest table."""
+
+    def get(self, name: ServiceName) -> Service | None:
+        """The service, if it is in the table under this very name."""
 
     async def find(self, name: ServiceName, deadline: float) -> Service:
         """Waits for the registry's first word about it. Raises NoInstanceError."""
@@ -100,24 +109,28 @@ class Call(Generic[R]):
 
     __slots__ = (
         "_attempts",
+        "_context",
         "_expires",
         "_failed_at",
         "_inherited",
         "_is_blamed",
         "_is_connected",
+        "_is_interrupted",
         "_key",
+        "_loop",
         "_moved",
         "_own_end",
         "_patience",
         "_permit",
         "_phase",
         "_request",
-        "_scope",
         "_sender",
         "_service",
         "_service_name",
         "_started",
         "_target",
+        "_task",
+        "_timer",
         "_tried",
         "_try_started",
         "deadline",
@@ -132,14 +145,11 @@ class Call(Generic[R]):
         service: ServiceName,
         request: Request,
         key: str | None,
-        inherited: float,
     ) -> None:
-        """`inherited`: when whoever waits for our caller gives up, on the loop's clock."""
         self._sender = sender
         self._service_name = service
         self._request = request
         self._key = key
-        self._inherited = inherited
         self._phase = Phase.BETWEEN
         self._attempts = 0
         self._tried: tuple[Guarded, ...] = ()
@@ -147,7 +157,9 @@ class Call(Generic[R]):
         self._target: Guarded | None = None
         self._is_blamed = False
         self._is_connected = False
-        self._moved: tuple[float, Failure, str] | None = None
+        self._is_interrupted = False
+        self._moved: tuple[float, str] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, patience_of: Callable[[Service], Patience], own_seconds: float) -> R:
         """The answer. Raises UpstreamError in one of its kinds.
@@ -157,22 +169,60 @@ class Call(Generic[R]):
         """
         sender = self._sender
         self._started = now = sender.clock()
+        self._context = context = contexts.current()
+        self._inherited = inherited = context.deadline.at if context is not None else _NEVER
+        self._own_end = own_end = min(now + own_seconds, inherited)
         outcome = "cancelled"
         try:
-            self._own_end = min(now + own_seconds, self._inherited)
-            if now >= self._inherited:
-                raise UpstreamTimeoutError(
-                    f"{self._service_name}: not called, as whoever waits for the answer has given up",
-                    service=self._service_name,
-                )
-            service = await sender.directory.find(self._service_name, self._own_end)
+            if now >= inherited:
+                raise self._pointless()
+            service = sender.directory.get(self._service_name)
+            if service is None:
+                service = await sender.directory.find(self._service_name, own_end)
             self._service = service
             self._patience = patience = patience_of(service)
-            self._expires = min(self._started + patience.total_timeout, self._own_end)
+            self._expires = min(self._started + patience.total_timeout, own_end)
             sender.budget.record_request(now)
-            reply = await self._try_until_answered(service, now)
-            outcome = str(reply.status)
-            return reply
+            task = asyncio.current_task()
+            if task is None:
+                raise RuntimeError("a call needs a task to run in")
+            self._task = task
+            self._loop = task.get_loop()
+            while True:
+                target = sender.guard.choose(service, self._key, self._tried, self._request.is_idempotent, now)
+                if target is None:
+                    raise self._unservable(service, now)
+                headers = self._begin_try(target, now)
+                pause: float | None
+                cancelling = task.cancelling()
+                try:
+                    reply = await sender.transport.send(self._request, target, headers, self)
+                except TryFailedError as error:
+                    self._disarm(cancelling)
+                    pause = self._on_failed(error)
+                except asyncio.CancelledError:
+                    if not self._disarm(cancelling) or task.cancelling() > cancelling:
+                        self._withdraw(sender.clock())
+                        self._let_go()
+                        raise
+                    pause = self._on_late()
+                except BaseException:
+                    # Something is wrong with the request itself: the instance is not judged.
+                    self._disarm(cancelling)
+                    self._withdraw(sender.clock())
+                    self._let_go()
+                    raise
+                else:
+                    self._disarm(cancelling)
+                    pause = self._on_reply(reply)
+                    if pause is None:
+                        outcome = str(reply.status)
+                        return reply
+                    reply.drop()
+                if pause:
+                    await asyncio.sleep(pause)
+                now = sender.clock()
+                service = self._look_service_up() or service
         except UpstreamError as error:
             outcome = type(error).__name__
             raise
@@ -180,35 +230,31 @@ class Call(Generic[R]):
             if sender.stats is not None:
                 sender.stats.called(self._service_name, outcome, sender.clock() - self._started, max(1, self._attempts))
 
-    async def _try_until_answered(self, service: Service, now: float) -> R:
-        sender, request = self._sender, self._request
-        while True:
-            target = sender.guard.choose(service, self._key, self._tried, request.is_idempotent, now)
-            if target is None:
-                raise self._unservable(service, now)
-            headers = self._begin_try(target, now)
-            try:
-                async with asyncio.timeout_at(self.deadline) as self._scope:
-                    reply = await sender.transport.send(request, target, headers, self)
-            except TryFailedError as error:
-                pause = self._on_failed(error)
-            except TimeoutError:
-                pause = self._on_late()
-            except BaseException:
-                # Cancelled, or something is wrong with the request itself: the instance is not judged.
-                self._withdraw(sender.clock())
-                self._let_go()
-                raise
-            else:
-                unwanted = self._on_reply(reply)
-                if unwanted is None:
-                    return reply
-                reply.drop()
-                pause = unwanted
-            if pause:
-                await asyncio.sleep(pause)
-            now = sender.clock()
-            service = self._look_service_up() or service
+    # -- ending a try from outside
+
+    def _interrupt(self) -> None:
+        """Let the try end now. What comes of it is decided where it is awaited."""
+        self._timer = None
+        if not self._is_interrupted and self._phase in _UNDER_WAY:
+            self._is_interrupted = True
+            self._task.cancel()
+
+    def _disarm(self, cancelling: int) -> bool:
+        """The try is over. Whether it was interrupted; the cancelling that did it is taken back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._is_interrupted:
+            return False
+        self._is_interrupted = False
+        self._task.uncancel()
+        return True
+
+    def _wait_until(self, deadline: float) -> None:
+        self.deadline = deadline
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._interrupt) if deadline != _NEVER else None
 
     # -- a try
 
@@ -220,28 +266,31 @@ class Call(Generic[R]):
         self._attempts += 1
         self._try_started = now
         self._is_blamed = self._is_connected = False
-        self._moved = None
+        if self._moved is not None:
+            self._moved = None
         self._phase = Phase.DIALLING
-        deadline = now + patience.response_timeout
-        self.deadline = deadline if deadline < self._expires else self._expires
         target.in_flight += 1
         target.waiting[self] = now
         body = request.body
         if isinstance(body, Upload) and not body.is_over:
             # The service's own patience begins with the end of the request; until then the caller's counts alone.
             body.on_over = self._uploaded
-            self.deadline = self._expires = self._own_end
+            self._expires = self._own_end
+            self._wait_until(self._own_end)
+        else:
+            deadline = now + patience.response_timeout
+            self._wait_until(deadline if deadline < self._expires else self._expires)
         return self._headers(now)
 
     def _headers(self, now: float) -> Mapping[str, str]:
         sender, given = self._sender, self._request.headers
         headers = dict(given)
         own = {name.lower() for name in given} if given else given
-        context = contexts.current()
+        context = self._context
         if context is not None:
             fields = contexts.outgoing_headers(context, now, sender.rng)
             headers |= {name: value for name, value in fields.items() if name.lower() not in own} if own else fields
-        if self.deadline != float("inf"):
+        if self.deadline != _NEVER:
             headers[TIMEOUT_MS] = str(int((self.deadline - now) * 1000))
         token = sender.token()
         if token and "authorization" not in own:
@@ -270,8 +319,7 @@ class Call(Generic[R]):
         self._try_started = now
         target.waiting[self] = now
         self._expires = min(now + self._patience.total_timeout, self._own_end)
-        self.deadline = min(now + self._patience.response_timeout, self._expires)
-        self._scope.reschedule(self.deadline)
+        self._wait_until(min(now + self._patience.response_timeout, self._expires))
 
     # -- how it ended
 
@@ -333,7 +381,7 @@ class Call(Generic[R]):
         """The try was ended from outside: by the guard, or because its time was up."""
         now = self._sender.clock()
         if self._moved is not None:
-            pause, _, why = self._moved
+            pause, why = self._moved
             # No failure for the breaker: suspicion keeps calls away as long as the silence lasts, and a slow instance
             # that does one thing at a time must not be switched off for it.
             self._withdraw(now)
@@ -435,13 +483,19 @@ class Call(Generic[R]):
         failure = Failure.CONNECT if self.is_dialling else Failure.TIMEOUT
         pause = self._plan_retry(failure, now)
         if pause is not None:
-            self._moved = (pause, failure, why)
-            self._scope.reschedule(now)
+            self._moved = (pause, why)
+            self._interrupt()
 
     def give_up_waiting(self) -> None:
-        """The try's own timeout says so to the moment."""
+        """The try's own timer says so to the moment."""
 
     # -- what the caller is told
+
+    def _pointless(self) -> UpstreamError:
+        return UpstreamTimeoutError(
+            f"{self._service_name}: not called, as whoever waits for the answer has given up",
+            service=self._service_name,
+        )
 
     def _unservable(self, service: Service, now: float) -> UpstreamError:
         name, before = service.name, self._before()

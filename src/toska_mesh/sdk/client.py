@@ -13,8 +13,7 @@ from toska_mesh.guard.patience import Patience, tightened
 from toska_mesh.model import ServiceName
 from toska_mesh.resilience import BreakerPolicy, RetryPolicy, is_idempotent
 from toska_mesh.router import Service
-from toska_mesh.sdk import context as contexts
-from toska_mesh.sdk.bodies import NOTHING, make_body
+from toska_mesh.sdk.bodies import NOTHING, Body, make_body
 from toska_mesh.sdk.calls import Call, Sender
 from toska_mesh.sdk.transport import Answer, Request
 
@@ -187,21 +186,18 @@ class Client:
         its kinds when there is no answer, and aiohttp's ClientResponseError for 4xx and 5xx where `raise_for_status`
         asks for it.
         """
-        return Asked(
-            self._call(
-                method.upper(),
-                path,
-                data,
-                json,
-                headers,
-                key,
-                timeout_seconds,
-                retries,
-                idempotent,
-                raise_for_status,
-                options,
-            )
-        )
+        options.setdefault("allow_redirects", False)
+        is_safe = is_idempotent(method) if idempotent is None else idempotent
+        found = self._headers if headers is None else {**self._headers, **headers}
+        chosen = self._key if key is None else key
+        limits = self._limits.overridden(timeout_seconds, retries)
+        if data is None and json is None:
+            request = Request(method, _path(path), found, NOTHING, is_safe, options)
+            call = Call(self._sender, self.service, request, chosen).run(*limits)
+        else:
+            call = self._call_with_body(method, _path(path), found, data, json, is_safe, options, chosen, limits)
+        checks = self._raise_for_status if raise_for_status is None else raise_for_status
+        return Asked(_checked(call) if checks else call)
 
     def get(self, path: str, **options: Any) -> Asked:
         """GET; see `request`."""
@@ -231,57 +227,41 @@ class Client:
         """DELETE; see `request`."""
         return self.request("DELETE", path, **options)
 
-    async def _call(
+    async def _call_with_body(
         self,
         method: str,
         path: str,
+        headers: Mapping[str, str],
         data: object,
         json: object,
-        headers: Mapping[str, str] | None,
+        is_safe: bool,
+        options: Mapping[str, Any],
         key: str | None,
-        timeout_seconds: float | None,
-        retries: int,
-        idempotent: bool | None,
-        raise_for_status: bool | None,
-        options: dict[str, Any],
+        limits: tuple[Callable[[Service], Patience], float],
     ) -> Answer:
-        body = await make_body(data, json) if data is not None or json is not None else NOTHING
-        options.setdefault("allow_redirects", False)
-        request = Request(
-            method,
-            _path(path),
-            self._all_headers(headers, body.content_type, body.length),
-            body,
-            is_idempotent(method) if idempotent is None else idempotent,
-            options,
-        )
-        context = contexts.current()
-        call = Call(
-            self._sender,
-            self.service,
-            request,
-            self._key if key is None else key,
-            context.deadline.at if context is not None else float("inf"),
-        )
-        answer = await call.run(*self._limits.overridden(timeout_seconds, retries))
-        if self._raise_for_status if raise_for_status is None else raise_for_status:
-            answer.raise_for_status()
-        return answer
-
-    def _all_headers(self, given: Mapping[str, str] | None, content_type: str, length: int | None) -> Mapping[str, str]:
-        headers = {**self._headers, **given} if given else self._headers
-        if not content_type:
-            return headers
-        names = {name.lower() for name in headers}
-        headers = dict(headers)
-        if "content-type" not in names:
-            headers["Content-Type"] = content_type
-        if length is not None and not names & {"content-length", "transfer-encoding"}:
-            headers["Content-Length"] = str(length)
-        return headers
+        body = await make_body(data, json)
+        request = Request(method, path, _with_body(headers, body), body, is_safe, options)
+        return await Call(self._sender, self.service, request, key).run(*limits)
 
     def __repr__(self) -> str:
         return f"<Client of {self.service}>"
+
+
+async def _checked(call: Coroutine[Any, Any, Answer]) -> Answer:
+    answer = await call
+    answer.raise_for_status()
+    return answer
+
+
+def _with_body(headers: Mapping[str, str], body: Body) -> Mapping[str, str]:
+    """What the body's own kind and length add, where the caller has not said it."""
+    names = {name.lower() for name in headers}
+    added = {}
+    if body.content_type and "content-type" not in names:
+        added["Content-Type"] = body.content_type
+    if body.content_type and body.length is not None and not names & {"content-length", "transfer-encoding"}:
+        added["Content-Length"] = str(body.length)
+    return {**headers, **added}
 
 
 def _members(service: Service) -> Iterable[Any]:

@@ -85,13 +85,12 @@ class Directory(Generic[G]):
         self._used[name.lower()] = None
         self._source.want(name)
 
-    async def find(self, name: ServiceName, deadline: float) -> Service:
+    def get(self, name: ServiceName) -> Service | None:
         """See `calls.Directory`."""
-        service = self.table.services.get(name) if self.table is not None else None
-        return service if service is not None else await self._find_slowly(name, deadline)
+        return self.table.services.get(name) if self.table is not None else None
 
-    async def _find_slowly(self, name: ServiceName, deadline: float) -> Service:
-        """The first time, and where the name is written with capitals or is nobody's."""
+    async def find(self, name: ServiceName, deadline: float) -> Service:
+        """See `calls.Directory`: for the first time, and where the name is written with capitals or is nobody's."""
         began = self._clock()
         try:
             async with asyncio.timeout_at(deadline):

@@ -387,9 +387,7 @@ class MeshChannel(grpc.aio.Channel):
     async def call(self, path: str, options: dict[str, Any], timeout: float | None, is_once: bool) -> RpcReply:
         """One call of a method, for the multi-callables. Raises AioRpcError."""
         request = Request("gRPC", path, {}, NOTHING, not is_once and self._is_idempotent(path), options)
-        context = contexts.current()
-        inherited = context.deadline.at if context is not None else float("inf")
-        call = Call(self._sender, self._service, request, self._key, inherited)
+        call = Call(self._sender, self._service, request, self._key)
         try:
             return await call.run(*self._limits.overridden(timeout, DEFAULT))
         except UpstreamError as error:

@@ -12,10 +12,9 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 
 import aiohttp
 
@@ -47,9 +46,8 @@ class TryFailedError(Exception):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a call sends, whichever instance gets it."""
+class Request(NamedTuple):
+    """What a call sends, whichever instance gets it. A tuple, because one is made for every call."""
 
     method: str
     path: str
@@ -120,9 +118,14 @@ class Answer(aiohttp.ClientResponse):
         connection = self.connection
         if connection is None:
             report(Outcome.SUCCESS)  # a short answer: all of it came with its head
-        else:
-            self._mesh_report = report
-            connection.add_callback(self._mesh_over)
+            return
+        self._mesh_report = report
+        connection.add_callback(self._mesh_over)
+        protocol = connection.protocol
+        if protocol is not None:
+            # Only here: a timer for every read of every short answer would cost more than all that is ours.
+            protocol.read_timeout = IDLE_SECONDS
+            protocol.start_timeout()
 
     def _mesh_over(self) -> None:
         report, self._mesh_report = self._mesh_report, None
@@ -141,10 +144,11 @@ class Answer(aiohttp.ClientResponse):
         self.attempts = attempts
         self._mesh_deadline = deadline
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """The whole body. Raises UpstreamTimeoutError after the call's deadline, UpstreamError when it breaks off."""
-        if self.closed or not self.attempts:
-            return await super().read()
+        return super().read() if self.closed or not self.attempts else self._read_in_time()
+
+    async def _read_in_time(self) -> bytes:
         try:
             async with asyncio.timeout_at(self._mesh_deadline):
                 return await super().read()
@@ -235,7 +239,7 @@ def _session(keep_seconds: float) -> aiohttp.ClientSession:
         response_class=Answer,
         cookie_jar=aiohttp.DummyCookieJar(),  # one service's answer says nothing about the next call
         # Deadlines are the call's; these bound what it cannot see.
-        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=IDLE_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
     )
     if hasattr(session, "_retry_connection"):
         session._retry_connection = False

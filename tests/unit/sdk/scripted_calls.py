@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Never
 
 from tests.unit.router.build import instance, snapshot
@@ -13,9 +14,10 @@ from toska_mesh.aio import Latest, background_tasks
 from toska_mesh.guard import ContainedTasks, Guard, Guarded
 from toska_mesh.guard.patience import Patience
 from toska_mesh.model import CatalogSnapshot, Instance, ServiceName, Verdicts
-from toska_mesh.resilience import BreakerPolicy, Failure, Outcome, RetryBudget, State, SuspicionPolicy
+from toska_mesh.resilience import BreakerPolicy, Deadline, Failure, Outcome, RetryBudget, State, SuspicionPolicy
 from toska_mesh.resilience.retry import RetryPolicy
 from toska_mesh.router import RoutingPolicy
+from toska_mesh.sdk import context as contexts
 from toska_mesh.sdk.bodies import NOTHING, Body
 from toska_mesh.sdk.calls import Call, Sender
 from toska_mesh.sdk.directory import Directory
@@ -231,13 +233,22 @@ class World:
         is_idempotent = method in ("GET", "PUT", "DELETE") if idempotent is None else idempotent
         request = Request(method, "/items/1", headers or {}, body, is_idempotent, {})
         found = patience or Patience(min(30.0, own_seconds), own_seconds, RetryPolicy())
-        return Call(self.sender, ORDERS, request, None, inherited).run(lambda service: found, own_seconds)
+        return _inheriting(Call(self.sender, ORDERS, request, None).run(lambda service: found, own_seconds), inherited)
 
     def assert_balanced(self) -> None:
         """Nothing is left in flight anywhere, and nobody is waited for."""
         for target in self.directory.used_targets():
             assert target.in_flight == 0, target
             assert not target.waiting, target
+
+
+async def _inheriting(call: Awaitable[ScriptedReply], until: float) -> ScriptedReply:
+    """Make the call for a request that is waited for until then."""
+    if until == NEVER:
+        return await call
+    context = contexts.current() or contexts.RequestContext("corr", "req")
+    with contexts.serving_request(replace(context, deadline=Deadline(until))):
+        return await call
 
 
 @asynccontextmanager
