@@ -57,8 +57,8 @@ async def dials_over(service: Service) -> None:
     """
     left_out = [standing.target for standing in service.everything if not standing.is_eligible]
     waiting = [(target, request) for target in left_out if isinstance(target, Guarded) for request in target.waiting]
-    while any(request.is_dialling and request in target.waiting for target, request in waiting):
-        await asyncio.sleep(_DIAL_PAUSE_SECONDS)  # noqa: ASYNC110 - rare, and the data path has nobody to tell
+    while any(request.is_dialling and request in target.waiting for target, request in waiting):  # noqa: ASYNC110
+        await asyncio.sleep(_DIAL_PAUSE_SECONDS)  # rare; the data path has nobody to tell
 
 
 async def follow_when_seen(presence: ConsulGatewayPresence, follower: ConsulFollower, routing: Routing) -> Never:
