@@ -84,7 +84,8 @@ class ConsulEnrolment:
         return True
 
     async def wait_applied(self, service: ServiceName, deadline: float) -> Applied:
-        report = await self._barrier.wait_applied(service, deadline - _ANSWER_SECONDS)
+        left = max(0.0, deadline - asyncio.get_running_loop().time())
+        report = await self._barrier.wait_applied(service, deadline - min(_ANSWER_SECONDS, left / 4))
         names = tuple(gateway.name for gateway in report.gateways)
         if report.is_applied:
             return Applied(True, gateways=names)

@@ -235,10 +235,12 @@ class Leaving:
 
     async def _until_applied(self, deadline: float) -> str:
         service = self._membership.member.service
+        # Each try ends a little before the step, so that the report of who is behind is not lost with it.
+        left = deadline - asyncio.get_running_loop().time()
+        answer_by = deadline - min(_REPORT_SECONDS, left / 4)
         try:
-            # Each try ends a little before the step, so that the report of who is behind is not lost with it.
             applied = await self._persistently(
-                lambda _: self._enrolment.wait_applied(service, deadline - _REPORT_SECONDS), deadline
+                lambda limit: self._enrolment.wait_applied(service, limit), answer_by, longest_seconds=left
             )
         except RegistryUnavailableError:
             raise
@@ -268,17 +270,20 @@ class Leaving:
         was_known = await self._persistently(lambda limit: self._enrolment.deregister(instance_id, limit), deadline)
         return "" if was_known else "nobody knew this instance any more"
 
-    async def _persistently(self, ask: Callable[[float], Awaitable[T]], deadline: float) -> T:
-        """Ask until there is an answer. Without end: the step's time is the bound."""
+    async def _persistently(
+        self, ask: Callable[[float], Awaitable[T]], until: float, *, longest_seconds: float = CALL_SECONDS
+    ) -> T:
+        """Ask until there is an answer, or no time left to ask."""
         loop = asyncio.get_running_loop()
         failures = 0
-        while True:
+        while loop.time() < until:
             try:
-                return await ask(min(deadline, loop.time() + CALL_SECONDS))
+                return await ask(min(until, loop.time() + longest_seconds))
             except RegistryUnavailableError as exc:
                 failures += 1
                 self._trouble = str(exc)
             await asyncio.sleep(min(_LONGEST_PAUSE_SECONDS, wait_seconds(failures, self._rng)))
+        raise _GivenUpError(self._trouble)
 
     async def _step(self, name: str, work: Callable[[float], Awaitable[str]], part: float = _WAITING_PART) -> bool:
         """Do one step within its time, or be hurried out of it. Whether it was done."""

@@ -27,6 +27,7 @@ async def instance(name: str, **env: str) -> AsyncIterator[ServiceProcess]:
     process = ServiceProcess(
         COMMAND,
         name,
+        MESH_SERVICE_NAME=name,
         MESH_SERVICE_ID=f"{name}-1",
         MESH_SERVICE_HOST="127.0.0.1",
         MESH_SERVICE_HEALTH_INTERVAL_SECONDS="1",

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.virtual_loop import run_virtual
 from tests.unit.sdk.fakes import MEMBER, SILENCE, After, ScriptedEnrolment, away
 
 from toska_mesh.errors import RegistryError
@@ -308,3 +311,48 @@ async def test_it_can_be_cancelled_at_every_step(step: str) -> None:
             leaving.cancel()
         assert leaving.cancelled()
         assert enrolment.in_call == 0
+
+
+@given(
+    st.lists(st.sampled_from(["good", "away", "silent", "refused", "slow"]), min_size=12, max_size=12),
+    st.just(0.0) | st.floats(0.1, 60),
+    st.floats(0, 60),
+    st.none() | st.floats(0, 60),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_it_ends_in_time_and_in_order(
+    answers: list[str], drain_seconds: float, in_flight_seconds: float, hurry_after: float | None
+) -> None:
+    report, enrolment = run_virtual(lambda: leave_through(answers, drain_seconds, in_flight_seconds, hurry_after))
+    longest = drain_seconds if hurry_after is None else min(drain_seconds, hurry_after + 1.0)
+    assert report.seconds <= max(longest, 1.0) + 0.001
+    assert [step.name for step in report.steps] == list(STEPS)
+    order = enrolment.order
+    assert "register" not in order
+    assert "deregister" in order  # at least a word
+    assert set(order[order.index("deregister") :]) <= {"deregister", "wait_applied"}
+    assert enrolment.in_call == 0
+
+
+async def leave_through(
+    answers: list[str], drain_seconds: float, in_flight_seconds: float, hurry_after: float | None
+) -> tuple[LeaveReport, ScriptedEnrolment]:
+    def script(good: object, kinds: list[str]) -> list[object]:
+        made = {
+            "good": good,
+            "away": away(),
+            "silent": SILENCE,
+            "refused": RegistryError("no"),
+            "slow": After(3.0, good),
+        }
+        return [made[kind] for kind in kinds]
+
+    enrolment, hurry = ScriptedEnrolment(), asyncio.Event()
+    async with member(enrolment) as joined:
+        enrolment.script("report", script(True, answers[:4]))
+        enrolment.script("wait_applied", script(Applied(True), answers[4:8]))
+        enrolment.script("deregister", script(True, answers[8:]))
+        if hurry_after is not None:
+            asyncio.get_running_loop().call_later(hurry_after, hurry.set)
+        report = await leave(joined, drain_seconds=drain_seconds, idle=lasting(in_flight_seconds), hurry=hurry)
+        return report, enrolment
