@@ -28,7 +28,9 @@ SAVES_ITSELF = {
     "rolling": "rolling restarts of a service under load, on both registries",
     "first_route": "from pip install to the first routed answer, as a new user",
     "watch": "from a change to a client that follows through discovery, with 0, 1 and 200 streams",
+    "client": "a call through the SDK's client beside a bare aiohttp call",
     "registry_outage": "requests while the registry is dead for 30 s, on both registries",
+    "suspended": "from waking a suspended process to its first routed answer, after it was reaped, on both registries",
     "attacks": "memory of the gateway, and an innocent client, under hostile clients and instances",
     "discovery_outage": "discovery's latency with RabbitMQ up, frozen and stopped",
 }
