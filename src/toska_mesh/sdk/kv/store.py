@@ -26,7 +26,7 @@ LONGEST_TTL_MS: Final = 1000 * 365 * 86_400_000
 """A thousand years: a sum with the time of day stays inside every store's integers."""
 
 LARGEST_PAGE: Final = 1000
-"""What ToskaStore gives at most, and long enough for every store."""
+"""ToskaStore answers 400 to a larger limit; it is long enough for every store."""
 
 _PATIENCE: Final = RetryPolicy(count=3, base_seconds=0.05, factor=4.0, jitter_seconds=0.05)
 """Rides over the restart of a server that takes a second, and does not hold the caller for a longer one."""

@@ -17,9 +17,6 @@ import yarl
 from toska_mesh.errors import ConfigError, KeyValueError, KeyValueUnavailableError
 from toska_mesh.sdk.kv.backend import Page
 
-LARGEST_PAGE: Final = 1000
-"""The server answers 400 to a larger limit."""
-
 DEFAULT_INDEX_KEY: Final = "__keys"
 _INDEX_TRIES: Final = 16
 _SHOWN_CHARACTERS: Final = 200
@@ -52,6 +49,10 @@ class ToskaStoreBackend:
         self.name = f"ToskaStore at {self._base.rstrip('/')}"
         headers = {"Authorization": f"Bearer {token}"} if token.strip() else {}
         self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=None))
+        if hasattr(self._session, "_retry_connection"):
+            # aiohttp sends PUT and DELETE again by itself when a kept connection breaks; `JsonStore` knows when that
+            # would turn the answer into a lie.
+            self._session._retry_connection = False
 
     async def write(self, key: str, text: str, ttl_ms: int | None, if_absent: bool) -> bool:
         self._check_writable(key)
@@ -85,7 +86,7 @@ class ToskaStoreBackend:
         return status == 200
 
     async def page(self, prefix: str, size: int, cursor: str | None) -> Page:
-        query = f"prefix={_encoded(prefix)}&limit={min(size, LARGEST_PAGE)}"
+        query = f"prefix={_encoded(prefix)}&limit={size}"
         after = f"&cursor={_encoded(cursor)}" if cursor else ""
         status, answer = await self._ask("GET", f"kv/keys?{query}{after}", prefix, expected=(200, 404))
         if status == 404:
