@@ -186,6 +186,7 @@ class Client:
         its kinds when there is no answer, and aiohttp's ClientResponseError for 4xx and 5xx where `raise_for_status`
         asks for it.
         """
+        method = method.upper()
         options.setdefault("allow_redirects", False)
         is_safe = is_idempotent(method) if idempotent is None else idempotent
         found = self._headers if headers is None else {**self._headers, **headers}
