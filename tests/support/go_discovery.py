@@ -27,6 +27,8 @@ class GoDiscovery(DiscoveryRegistryServicer):
         self.is_open = asyncio.Event()
         self.is_open.set()
         """Cleared: calls get no answer."""
+        self.is_registry_away = False
+        """Commands fail in-band, without a word of why; lookups fail with status UNKNOWN."""
         self.port = 0
 
     @property
@@ -46,6 +48,8 @@ class GoDiscovery(DiscoveryRegistryServicer):
         self, request: pb.RegisterServiceRequest, context: grpc.aio.ServicerContext
     ) -> pb.RegisterServiceResponse:
         await self._heard("Register", context)
+        if self.is_registry_away:
+            return pb.RegisterServiceResponse(success=False, errorMessage="dial tcp: connection refused")
         if any("." in key for key in request.metadata):  # as Consul refuses it
             return pb.RegisterServiceResponse(success=False, errorMessage="Unexpected response code: 400 (Invalid key)")
         peer = context.peer().split(":")[1]
@@ -61,7 +65,7 @@ class GoDiscovery(DiscoveryRegistryServicer):
     ) -> pb.ReportHealthResponse:
         await self._heard("ReportHealth", context)
         self.reports.append(request)
-        if request.serviceId not in self.registered:
+        if self.is_registry_away or request.serviceId not in self.registered:
             return pb.ReportHealthResponse(success=False)
         self.health[request.serviceId] = (_LABELS[request.status], request.output)
         return pb.ReportHealthResponse(success=True)
@@ -70,7 +74,22 @@ class GoDiscovery(DiscoveryRegistryServicer):
         self, request: pb.DeregisterServiceRequest, context: grpc.aio.ServicerContext
     ) -> pb.DeregisterServiceResponse:
         await self._heard("Deregister", context)
+        if self.is_registry_away:
+            return pb.DeregisterServiceResponse(removed=False)
         return pb.DeregisterServiceResponse(removed=self.registered.pop(request.serviceId, None) is not None)
+
+    async def GetInstances(
+        self, request: pb.GetInstancesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetInstancesResponse:
+        await self._heard("GetInstances", context)
+        if self.is_registry_away:
+            await context.abort(grpc.StatusCode.UNKNOWN, "dial tcp: connection refused")
+        found = [
+            pb.ServiceInstance(serviceName=one.serviceName, serviceId=key, address=one.address, port=one.port)
+            for key, one in self.registered.items()
+            if one.serviceName == request.serviceName
+        ]
+        return pb.GetInstancesResponse(instances=found)
 
 
 @asynccontextmanager

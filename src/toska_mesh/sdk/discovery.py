@@ -96,11 +96,15 @@ class DiscoveryEnrolment:
         self._discovery = DiscoveryRegistryStub(channel)  # type: ignore[no-untyped-call]  # generated
         self._mesh = MeshStub(channel)  # type: ignore[no-untyped-call]  # generated
         self._token = token
+        self._services: dict[InstanceId, ServiceName] = {}
+        """What was registered here, by id."""
 
     async def register(self, member: Member, deadline: float) -> InstanceId:
         answer, reason = await self._ask(self._discovery.Register, _registration(member), deadline)
         if answer.success:
-            return InstanceId(answer.serviceId or member.id)
+            instance_id = InstanceId(answer.serviceId or member.id)
+            self._services[instance_id] = member.service
+            return instance_id
         if reason is not None:
             raise RegistryUnavailableError(reason or answer.errorMessage)
         raise RegistryError(answer.errorMessage or "discovery refused the registration without a reason")
@@ -119,7 +123,18 @@ class DiscoveryEnrolment:
         answer, reason = await self._ask(self._discovery.Deregister, request, deadline)
         if not answer.removed and reason is not None:
             raise RegistryUnavailableError(reason or "discovery cannot deregister now")
+        if not answer.removed and await self._is_listed(instance_id, deadline):
+            raise RegistryUnavailableError("discovery has not removed the instance: it is listed still")
         return bool(answer.removed)
+
+    async def _is_listed(self, instance_id: InstanceId, deadline: float) -> bool:
+        """Others of the family say "not removed" for an unknown id as for a registry that is away: a look tells."""
+        service = self._services.get(instance_id)
+        if service is None:
+            return False
+        request = pb.GetInstancesRequest(serviceName=service)
+        answer, _ = await self._ask(self._discovery.GetInstances, request, deadline)
+        return any(one.serviceId == instance_id for one in answer.instances)
 
     async def wait_applied(self, service: ServiceName, deadline: float) -> Applied:
         request = mesh_pb2.WaitAppliedRequest(serviceName=service)

@@ -168,3 +168,15 @@ async def test_while_the_registry_is_away_discovery_says_not_now_and_not_no(
                 return False
 
         await eventually(is_known_again)
+
+
+async def test_a_go_discovery_whose_registry_is_away_is_not_believed_that_we_are_gone() -> None:
+    async with go_discovery() as discovery, AsyncExitStack() as stack:
+        ours = await enrolment(stack, ConnectOptions(discovery_address=discovery.target))
+        await ours.register(MEMBER, soon())
+        discovery.is_registry_away = True
+        with pytest.raises(RegistryUnavailableError, match="connection refused"):
+            await ours.deregister(MEMBER.id, soon())
+        discovery.is_registry_away = False
+        assert await ours.deregister(MEMBER.id, soon()) is True
+        assert await ours.deregister(MEMBER.id, soon()) is False
