@@ -6,9 +6,10 @@ A route of the app for exactly one of our paths wins, a pattern that also matche
 import asyncio
 import contextlib
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from toska_mesh.sdk.context import context_of, serving_request
 from toska_mesh.sdk.endpoints import Edge
@@ -16,6 +17,9 @@ from toska_mesh.sdk.hosts import BACKLOG, KEEP_ALIVE_SECONDS
 from toska_mesh.sdk.joined import Joined
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_Websockets = weakref.WeakSet[web.WebSocketResponse]
+_WEBSOCKETS: web.AppKey[_Websockets] = web.AppKey("toska_websockets", weakref.WeakSet)
 
 _LAST_SECONDS = 0.5
 """What aiohttp's own shutdown may take once nothing is in flight any more."""
@@ -25,7 +29,9 @@ def add_edge(app: web.Application, edge: Edge) -> None:
     """Put the edge around everything that the app does; before it starts."""
     mesh = _MeshMiddleware(edge)
     app.middlewares.insert(0, mesh.serve)
-    app.on_response_prepare.append(mesh.ask_to_close)
+    app.on_response_prepare.append(mesh.prepare)
+    app.on_shutdown.append(_close_websockets)
+    app[_WEBSOCKETS] = mesh.websockets
 
 
 def add_stay(app: web.Application, joined: Joined) -> None:
@@ -72,6 +78,7 @@ class AiohttpHost:
             # The wait is ours: aiohttp's own shutdown stops reading the bodies that still arrive.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._finish_seconds):
+                    await _close_websockets(self._app)
                     await self._edge.in_flight.idle()
         finally:
             await runner.cleanup()
@@ -84,6 +91,7 @@ class AiohttpHost:
 class _MeshMiddleware:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
+        self.websockets = _Websockets()
 
     @web.middleware
     async def serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,12 +118,27 @@ class _MeshMiddleware:
             edge.metrics.observe(request.method, status, loop.time() - began)
         return response
 
-    async def ask_to_close(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """While draining the client is asked to use another connection next time."""
-        if self._edge.is_draining:
+        if isinstance(response, web.WebSocketResponse):
+            self.websockets.add(response)
+        elif self._edge.is_draining:
             response.force_close()
-            if request.version >= (1, 1) and response.status != 101:
+            if request.version >= (1, 1):
                 response.headers["Connection"] = "close"
+
+
+async def _close_websockets(app: web.Application) -> None:
+    """Tell those at the other end to connect anew, which brings them to another instance by now."""
+    websockets = app[_WEBSOCKETS]
+    async with asyncio.TaskGroup() as tasks:
+        for websocket in tuple(websockets):
+            tasks.create_task(_close(websocket), name="close a websocket")
+
+
+async def _close(websocket: web.WebSocketResponse) -> None:
+    with contextlib.suppress(ConnectionError, RuntimeError):  # it is gone already
+        await websocket.close(code=WSCloseCode.SERVICE_RESTART, message=b"the service restarts")
 
 
 def _has_own_route(request: web.Request) -> bool:

@@ -21,6 +21,13 @@ def make_app() -> web.Application:
             await answer.write(block)
         return answer
 
+    async def talk(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        async for message in websocket:
+            await websocket.send_str(message.data)
+        return websocket
+
     app = web.Application()
-    app.add_routes([web.get("/hello", hello), web.get("/slow", slow), web.post("/echo", echo)])
+    app.add_routes([web.get("/hello", hello), web.get("/slow", slow), web.post("/echo", echo), web.get("/talk", talk)])
     return app

@@ -1,8 +1,9 @@
 """In FastAPI."""
 
 import asyncio
+import contextlib
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from starlette.responses import Response
 from tests.integration.sdk.apps import request_id
 
@@ -22,5 +23,12 @@ def make_app() -> FastAPI:
     @app.post("/echo")
     async def echo(request: Request) -> Response:
         return Response(await request.body())
+
+    @app.websocket("/talk")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await websocket.send_text(await websocket.receive_text())
 
     return app

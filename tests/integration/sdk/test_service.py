@@ -119,6 +119,24 @@ async def test_what_is_in_flight_is_finished_also_an_upload_that_still_arrives(k
         assert await sleeping == 200
 
 
+@pytest.mark.parametrize("kind", ["aiohttp", "fastapi"])
+async def test_an_open_websocket_holds_the_leave_up_and_is_told_to_connect_anew_in_the_end(kind: str) -> None:
+    mesh = Recorder()
+    options = ServiceOptions(name="orders", host="127.0.0.1", port=0, drain_seconds=1.0)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks, client() as http:
+        running = service(kind, mesh, options)
+        async with running:
+            await running.registered()
+            websocket = await http.ws_connect(f"{running.url}/talk")
+            await websocket.send_str("hello")
+            assert (await websocket.receive()).data == "hello"
+            closing = tasks.create_task(websocket.receive())
+        assert (await closing).data == 1012
+    assert running.leave_report is not None
+    assert running.leave_report.step("idle").words == "requests are still in flight"
+    assert mesh.order[-1] == "wait_applied", "the mesh has heard of it before"
+
+
 @every_kind
 async def test_a_request_has_its_context(kind: str) -> None:
     headers = {"X-Request-ID": "r-1"}
