@@ -136,6 +136,16 @@ class Answer(aiohttp.ClientResponse):
         else:
             report(Outcome.SUCCESS if self.content.is_eof() else Outcome.CANCELLED)
 
+    def release(self) -> Any:
+        """Give the connection back, or close it when there is more to come that nobody wants."""
+        self._mesh_over()  # before aiohttp puts an exception of its own on what is left: leaving is nobody's failure
+        return super().release()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._mesh_over()
+        super().close()
+
     def drop(self) -> None:
         self.release()
 
