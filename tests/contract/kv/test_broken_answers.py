@@ -52,9 +52,11 @@ async def toska_store(*answers: bytes | None) -> AsyncIterator[tuple[KeyValueSto
     server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     overrides = {"provider": "toskastore", "toskastore_base_url": f"http://127.0.0.1:{port}/base", "timeout_seconds": 2}
-    async with open_store("x", {}, **overrides) as store:
-        yield store, script
-    server.close()
+    try:
+        async with open_store("x", {}, **overrides) as store:
+            yield store, script
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(
@@ -141,11 +143,12 @@ async def redis(*answers: bytes | None) -> AsyncIterator[tuple[KeyValueStore, Sc
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with open_store(
-        "x", {}, provider="redis", redis_connection_string=f"127.0.0.1:{port}", timeout_seconds=2
-    ) as store:
-        yield store, script
-    server.close()
+    overrides = {"provider": "redis", "redis_connection_string": f"127.0.0.1:{port}", "timeout_seconds": 2}
+    try:
+        async with open_store("x", {}, **overrides) as store:
+            yield store, script
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(
