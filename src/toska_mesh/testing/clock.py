@@ -9,6 +9,7 @@ virtual clock stands still; anything else that comes from outside has to be anno
 """
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,6 +66,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now
+
+    @property
+    def _clock_resolution(self) -> float:
+        """What asyncio adds to the present to see which timers are due. After some months of a clock the next number
+        that it can show is further away than what asyncio takes for a real clock, and no timer would ever be due."""
+        return max(1e-9, math.ulp(self.time()))
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, seconds: float) -> None:
+        """asyncio sets it once, for a real clock."""
 
     def run_until_complete(self, future: Any) -> Any:
         try:

@@ -18,6 +18,14 @@ async def test_a_sleep_lands_exactly_on_its_time_and_costs_nothing() -> None:
     assert loop.time() == started + 86_400
 
 
+async def test_the_clock_goes_on_after_years() -> None:
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        await asyncio.sleep(1e8)
+        await asyncio.sleep(0.1)
+    assert loop.time() > 2e8
+
+
 async def test_timers_fire_in_the_order_of_the_virtual_clock() -> None:
     order: list[str] = []
 
