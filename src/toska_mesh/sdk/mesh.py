@@ -11,7 +11,7 @@ that entered it.
 import asyncio
 import random
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final, Never, Self
@@ -26,6 +26,7 @@ from toska_mesh.model.metadata import GRPC_PORT, SCHEME
 from toska_mesh.resilience import RecentLatency, State, SuspicionPolicy
 from toska_mesh.router import RoutingPolicy
 from toska_mesh.sdk.calls import Sender
+from toska_mesh.sdk.callstats import CallStats
 from toska_mesh.sdk.client import DEFAULT, CallOptions, Client, changed
 from toska_mesh.sdk.directory import Directory
 from toska_mesh.sdk.environment import connect_options
@@ -78,6 +79,8 @@ class Mesh:
         self._tls = tls
         self._credentials = credentials
         self._rng = rng or random.Random()
+        self.stats = CallStats()
+        """A collector of what is counted: `prometheus_client.REGISTRY.register(mesh.stats)`."""
         self._stack = AsyncExitStack()
         self._catalog = Latest[CatalogSnapshot]()
         self._verdicts = Latest[Verdicts]()
@@ -116,10 +119,10 @@ class Mesh:
         return await self._stack.__aexit__(*exc)
 
     def _compose(self, transport: AiohttpTransport, tasks: ContainedTasks, loop: asyncio.AbstractEventLoop) -> None:
-        breaker, tls = self._calls.breaker, transport.tls
+        breaker = self._calls.breaker
 
         def remote(instance: Instance, latency: RecentLatency) -> Remote:
-            return Remote(instance, breaker, latency, tls if _speaks(instance) == "https" else None)
+            return Remote(instance, breaker, latency, transport.tls if _speaks(instance) == "https" else None)
 
         def grpc_remote(instance: Instance, latency: RecentLatency) -> GrpcRemote:
             return GrpcRemote(instance, breaker, latency, self._credentials)
@@ -130,7 +133,16 @@ class Mesh:
         policy = RoutingPolicy(slow_start_seconds=self._calls.slow_start_seconds)
         self._http = self._directory(policy, remote, loop)
         guard = self._guard(Remote, HttpProber(StreamDialler(), "toska-mesh"), self._http, tasks, loop)
-        self._sender = Sender(transport, guard, self._http, clock=loop.time, rng=self._rng, token=self._token.current)
+        self.stats.targets = self._targets_in_use
+        self._sender = Sender(
+            transport,
+            guard,
+            self._http,
+            clock=loop.time,
+            rng=self._rng,
+            token=self._token.current,
+            stats=self.stats,
+        )
         rpc_transport = GrpcTransport(tasks)
         self._rpc_transport = rpc_transport
         self._grpc = self._directory(
@@ -145,6 +157,7 @@ class Mesh:
             rng=self._rng,
             token=self._token.current,
             budget=self._sender.budget,
+            stats=self.stats,
         )
         self._any = self._directory(replace(policy, schemes=()), anybody, loop)
         self._any_guard = self._guard(Guarded, TcpProber(), self._any, tasks, loop)
@@ -280,6 +293,10 @@ class Mesh:
             now = loop.time()
             for guard, directory in self._guards:
                 guard.tick(directory.used_targets(), now)
+
+    def _targets_in_use(self) -> Iterator[Guarded]:
+        for _, directory in self._guards:
+            yield from directory.used_targets()
 
     def _note_breaker(self, target: Guarded, previous: State, current: State) -> None:
         """The guard has said it in the log already."""

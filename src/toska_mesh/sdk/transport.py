@@ -198,12 +198,14 @@ class AiohttpTransport:
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession]
 
     @property
     def tls(self) -> ssl.SSLContext:
-        """For instances with `scheme=https`."""
+        """For instances with `scheme=https`: the system's authorities, unless others were given."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()  # takes long, and often nobody needs it
         return self._tls
 
     async def __aenter__(self) -> Self:
