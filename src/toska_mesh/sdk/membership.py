@@ -89,6 +89,8 @@ class Membership:
         self._known: Latest[bool] = Latest()
         self._acknowledged_at = float("-inf")
         self._trouble = "not tried yet"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """For questions from other threads: a scrape of metrics may come from one."""
         self._scope: asyncio.Timeout | None = None
         self._line = asyncio.Lock()
         """Held during a call of ours."""
@@ -104,9 +106,9 @@ class Membership:
     @property
     def why_not(self) -> str:
         """Why the mesh may not know us, for people; empty when it does."""
-        if not self._known.peek():
+        if not self._known.peek() or self._loop is None:
             return self._trouble
-        silent = asyncio.get_running_loop().time() - self._acknowledged_at
+        silent = self._loop.time() - self._acknowledged_at
         if self._heartbeat and silent > self.member.ttl_seconds:
             return f"no beat was acknowledged for {silent:.0f} s: {self._trouble}"
         return ""
@@ -129,6 +131,7 @@ class Membership:
 
     async def keep(self) -> Never:
         """Register, beat, and register again whenever a beat is refused. Until cancelled."""
+        self._loop = asyncio.get_running_loop()
         if not self._is_leaving:
             self._is_quiet.clear()
             try:

@@ -73,6 +73,14 @@ async def test_it_says_whether_the_mesh_knows_it_and_why_not() -> None:
         assert joined.why_not == ""
 
 
+async def test_other_threads_may_ask_whether_it_is_registered() -> None:
+    joined = membership(ScriptedEnrolment())
+    assert not await asyncio.to_thread(lambda: joined.is_registered)
+    async with keeping(joined):
+        await joined.registered()
+        assert await asyncio.to_thread(lambda: joined.is_registered)
+
+
 async def test_it_registers_until_somebody_takes_it(caplog: pytest.LogCaptureFixture) -> None:
     enrolment = ScriptedEnrolment(register=[away(), away(), RegistryError("no such tenant"), SILENCE, None])
     await keep_for(20, membership(enrolment))
