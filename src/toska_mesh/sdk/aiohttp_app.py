@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import WSCloseCode, web
 
+from toska_mesh.errors import ConfigError
 from toska_mesh.sdk.context import context_of, serving_request
 from toska_mesh.sdk.endpoints import Edge
 from toska_mesh.sdk.hosts import BACKLOG, KEEP_ALIVE_SECONDS
@@ -26,7 +27,9 @@ _LAST_SECONDS = 0.5
 
 
 def add_edge(app: web.Application, edge: Edge) -> None:
-    """Put the edge around everything that the app does; before it starts."""
+    """Put the edge around everything that the app does; before it starts. Raises ConfigError for the second time."""
+    if _WEBSOCKETS in app:
+        raise ConfigError("this aiohttp Application has joined the mesh already; serve or join it once")
     mesh = _MeshMiddleware(edge)
     app.middlewares.insert(0, mesh.serve)
     app.on_response_prepare.append(mesh.prepare)

@@ -26,6 +26,7 @@ from toska_mesh.sdk.environment import service_options
 from toska_mesh.sdk.hosts import Host, bind, port_of
 from toska_mesh.sdk.leaving import LeaveReport
 from toska_mesh.sdk.lifespan import AppStartError
+from toska_mesh.sdk.middleware import MeshMiddleware
 from toska_mesh.sdk.options import ServiceOptions
 from toska_mesh.sdk.stay import SHUT_DOWN, OpenEnrolment, Stay, open_enrolment
 from toska_mesh.telemetry import event_log
@@ -143,11 +144,18 @@ class MeshService:
                 log.info("serving", service=options.name, instance=options.id, host=options.host, port=self.port)
                 self._staying = tasks.create_task(self._stay.run(self.port), name=f"stay of {options.id} in the mesh")
                 if options.wait_for_registration:
-                    await self.registered()
+                    await self._until_registered()
                 self._running = stack.pop_all()
         except BaseExceptionGroup as exc:
             raise _alone(exc) from _alone(exc).__cause__
         return self
+
+    async def _until_registered(self) -> None:
+        try:
+            await self.registered()
+        except asyncio.CancelledError:
+            await self.leave()  # the mesh may know us by now
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -217,6 +225,8 @@ async def _made(app: object) -> object:
     """The app itself: what was given, or what the factory makes."""
     if is_aiohttp(app):
         return app
+    if isinstance(app, MeshMiddleware):
+        raise ConfigError("the app has joined already; give the app itself, join() is for servers of somebody else's")
     parameters = _required_parameters(app)
     if parameters == 0:
         app = await _from_factory(cast(Callable[[], object], app))

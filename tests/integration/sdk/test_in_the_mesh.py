@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from tests.integration.sdk.apps import KINDS
+from tests.integration.sdk.apps import KINDS, make_app
 from tests.integration.sdk.processes import ROOT, ServiceProcess, SmallMesh
 from tests.support.load import Client, Load
 from tests.support.wait import eventually
+
+from toska_mesh.sdk.options import ConnectOptions, ServiceOptions
+from toska_mesh.sdk.service import MeshService
 
 BODY = b"x" * 20_000
 
@@ -107,3 +110,15 @@ async def test_every_example_is_one_command_and_answers_through_the_gateway(mesh
         for process in running.values():
             assert process.wait() == 0, process.tail()
             assert "Traceback" not in process.log_text()
+
+
+async def test_a_service_may_join_straight_through_the_registry(mesh: SmallMesh) -> None:
+    connect = ConnectOptions(provider="consul", consul_address=mesh.registry.url)
+    options = ServiceOptions(name="direct", host="127.0.0.1", port=0, drain_seconds=20, connect=connect)
+    async with asyncio.timeout(40):
+        async with MeshService(make_app("aiohttp"), options, metrics_registry=None) as running:
+            await running.registered()
+            await eventually(lambda: mesh.eligible("direct") == {running.instance_id}, 20)
+        assert running.leave_report is not None
+        assert running.leave_report.is_lossless
+        await eventually(lambda: not mesh.eligible("direct"))

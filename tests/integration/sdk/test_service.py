@@ -17,6 +17,7 @@ from toska_mesh.errors import ConfigError
 from toska_mesh.model import HealthStatus
 from toska_mesh.sdk.enrolment import Member
 from toska_mesh.sdk.lifespan import AppStartError
+from toska_mesh.sdk.middleware import MeshMiddleware
 from toska_mesh.sdk.options import ServiceOptions
 from toska_mesh.sdk.service import MeshService
 
@@ -192,6 +193,48 @@ async def test_it_can_wait_until_the_mesh_knows_it() -> None:
     options = ServiceOptions(name="orders", host="127.0.0.1", port=0, wait_for_registration=True)
     async with asyncio.timeout(30), service("aiohttp", Recorder(), options) as running:
         assert running.is_registered
+
+
+async def test_one_that_is_cancelled_while_it_waits_for_the_mesh_takes_its_registration_back() -> None:
+    mesh = Recorder()
+    is_sent = asyncio.Event()
+
+    async def never_answer(member: Member) -> None:
+        is_sent.set()
+        await asyncio.sleep(3600)
+
+    mesh.on_register = never_answer
+    options = ServiceOptions(name="orders", host="127.0.0.1", port=0, wait_for_registration=True)
+
+    async def serve() -> None:
+        async with service("aiohttp", mesh, options):
+            pytest.fail("it is not registered")
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(serve())
+        await is_sent.wait()
+        serving.cancel()
+    assert "deregister" in mesh.order
+
+
+async def test_an_app_joins_once() -> None:
+    mesh = Recorder()
+    app = make_app("aiohttp")
+    async with MeshService(app, OPTIONS, open_enrolment=mesh.open):
+        pass
+    for again in (app, MeshMiddleware(make_app("fastapi"), ServiceOptions(name="orders"), metrics_registry=None)):
+        with pytest.raises(ConfigError, match="has joined"):
+            async with MeshService(again, OPTIONS, open_enrolment=mesh.open):
+                pass
+
+
+async def test_a_service_is_for_one_stay() -> None:
+    running = service("aiohttp", Recorder())
+    async with running:
+        pass
+    with pytest.raises(RuntimeError, match="one stay"):
+        async with running:
+            pass
 
 
 async def test_one_that_is_not_to_be_registered_is_served_all_the_same() -> None:
