@@ -31,9 +31,10 @@ class _JumpingSelector(selectors.DefaultSelector):
     now = 0.0
     outside = 0
 
-    def __init__(self, limit_seconds: float | None) -> None:
+    def __init__(self, limit_seconds: float | None, next_timer: Callable[[], float | None]) -> None:
         super().__init__()
         self._limit_seconds = limit_seconds
+        self._next_timer = next_timer
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -52,7 +53,10 @@ class _JumpingSelector(selectors.DefaultSelector):
                 f"this test waits for something that never comes: {limit:g} s of its clock have passed "
                 "(limit_seconds of the virtual clock allows more)"
             )
-        self.now += timeout
+        due = self._next_timer()
+        then = self.now + timeout
+        # Exactly there, and not where the rounding of a sum and a difference leads.
+        self.now = due if due is not None and abs(due - then) <= 4 * math.ulp(then) else then
         return ready
 
 
@@ -61,17 +65,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     beats and probes never end, so a wait beside them would never be found out otherwise. None = no limit."""
 
     def __init__(self, limit_seconds: float | None = None) -> None:
-        self._jumping = _JumpingSelector(limit_seconds)
+        self._jumping = _JumpingSelector(limit_seconds, self._next_timer)
         super().__init__(self._jumping)
 
     def time(self) -> float:
         return self._jumping.now
 
+    def _next_timer(self) -> float | None:
+        return self._scheduled[0].when() if self._scheduled else None  # type: ignore[attr-defined]  # asyncio's heap
+
     @property
     def _clock_resolution(self) -> float:
-        """What asyncio adds to the present to see which timers are due. After some months of a clock the next number
-        that it can show is further away than what asyncio takes for a real clock, and no timer would ever be due."""
-        return max(1e-9, math.ulp(self.time()))
+        """How far ahead asyncio looks for timers that are due: no further than the present. With the nanosecond that it
+        takes for a real clock timers would fire early, and after some months of a clock, whose next number is further
+        away than that, never."""
+        return math.ulp(self.time())
 
     @_clock_resolution.setter
     def _clock_resolution(self, seconds: float) -> None:

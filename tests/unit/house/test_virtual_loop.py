@@ -18,6 +18,21 @@ async def test_a_sleep_lands_exactly_on_its_time_and_costs_nothing() -> None:
     assert loop.time() == started + 86_400
 
 
+async def test_timers_that_are_nearly_at_the_same_time_fire_each_at_its_own() -> None:
+    loop = asyncio.get_running_loop()
+    fired: list[float] = []
+
+    async def tick() -> None:
+        for _ in range(200):
+            await asyncio.sleep(0.1)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(tick())
+        for at in range(1, 20):
+            loop.call_at(at, lambda: fired.append(loop.time()))
+    assert fired == list(range(1, 20))
+
+
 async def test_the_clock_goes_on_after_years() -> None:
     loop = asyncio.get_running_loop()
     for _ in range(2):
