@@ -181,13 +181,17 @@ class Answer(aiohttp.ClientResponse):
 _progress: ContextVar[Progress] = ContextVar("toska_call")
 
 
-class _Connector(aiohttp.TCPConnector):
+class TellingConnector(aiohttp.BaseConnector):
     """Tells the call that a connection is there. It runs in the caller's own task, so the call is found by context."""
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
         connection = await super().connect(req, traces, timeout)
         _progress.get().connected()
         return connection
+
+
+class _TcpConnector(TellingConnector, aiohttp.TCPConnector):
+    pass
 
 
 class AiohttpTransport:
@@ -209,8 +213,15 @@ class AiohttpTransport:
         return self._tls
 
     async def __aenter__(self) -> Self:
-        self._sessions = (_session(FRESH_SECONDS), _session(KEEP_ALIVE_SECONDS))
+        self._sessions = (
+            _session(self.make_connector(FRESH_SECONDS)),
+            _session(self.make_connector(KEEP_ALIVE_SECONDS)),
+        )
         return self
+
+    def make_connector(self, keep_seconds: float) -> TellingConnector:
+        """How connections are made; another wire has another."""
+        return _TcpConnector(limit=0, keepalive_timeout=keep_seconds, ttl_dns_cache=DNS_SECONDS)
 
     async def __aexit__(self, *_: object) -> None:
         for session in self._sessions:
@@ -245,9 +256,9 @@ class AiohttpTransport:
             _progress.reset(token)  # the caller's context must not keep the request alive
 
 
-def _session(keep_seconds: float) -> aiohttp.ClientSession:
+def _session(connector: TellingConnector) -> aiohttp.ClientSession:
     session = aiohttp.ClientSession(
-        connector=_Connector(limit=0, keepalive_timeout=keep_seconds, ttl_dns_cache=DNS_SECONDS),
+        connector=connector,
         response_class=Answer,
         cookie_jar=aiohttp.DummyCookieJar(),  # one service's answer says nothing about the next call
         # Deadlines are the call's; these bound what it cannot see.

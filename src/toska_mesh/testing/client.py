@@ -1,7 +1,6 @@
 """The SDK's mesh client with its wire and its source replaced, all else as it is."""
 
 import asyncio
-import ssl
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -40,7 +39,6 @@ class WiredMesh(Mesh):
             name=name,
             calls=calls,
             source=source,
-            tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used; the system's authorities take long to read
             rng=rng,
         )
         self._network = network

@@ -3,50 +3,26 @@
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, Self
-
-import aiohttp
+from typing import Any
 
 from toska_mesh.model import Endpoint
-from toska_mesh.sdk.transport import (
-    CONNECT_SECONDS,
-    FRESH_SECONDS,
-    IDLE_SECONDS,
-    KEEP_ALIVE_SECONDS,
-    AiohttpTransport,
-    Answer,
-    _progress,
-)
+from toska_mesh.sdk.transport import AiohttpTransport, TellingConnector
 from toska_mesh.testing.network import MemoryConnector, MemoryNetwork
 
 
-class _TellingConnector(MemoryConnector):
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-        connection = await super().connect(req, traces, timeout)
-        _progress.get().connected()
-        return connection
+class _TellingMemoryConnector(TellingConnector, MemoryConnector):
+    pass
 
 
 class FakeTransport(AiohttpTransport):
     """`sdk.transport.Transport` for what listens in a memory network."""
 
     def __init__(self, network: MemoryNetwork) -> None:
-        super().__init__(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # never used, and the system's CAs take time to load
+        super().__init__()
         self._network = network
 
-    async def __aenter__(self) -> Self:
-        self._sessions = (self._session(FRESH_SECONDS), self._session(KEEP_ALIVE_SECONDS))
-        return self
-
-    def _session(self, keep_seconds: float) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
-            connector=_TellingConnector(self._network, limit=0, keepalive_timeout=keep_seconds),
-            response_class=Answer,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=IDLE_SECONDS),
-        )
-        session._retry_connection = False
-        return session
+    def make_connector(self, keep_seconds: float) -> TellingConnector:
+        return _TellingMemoryConnector(self._network, limit=0, keepalive_timeout=keep_seconds)
 
 
 class FakeDialler:

@@ -272,3 +272,13 @@ async def test_an_answer_that_breaks_off_fails_where_it_is_read(ground: Ground) 
     with pytest.raises(Exception, match="broke off"):
         await answer.read()
     assert told.outcomes == [Outcome.FAILURE]
+
+
+@pytest.mark.parametrize("leave", [Answer.drop, Answer.close, Answer.release])
+async def test_an_answer_that_its_caller_leaves_is_told_as_cancelled(
+    ground: Ground, leave: Callable[[Answer], object]
+) -> None:
+    told = Told()
+    answer = await ask(ground, told, "/stream")
+    leave(answer)
+    assert told.outcomes == [Outcome.CANCELLED]

@@ -81,11 +81,11 @@ async def test_without_another_instance_the_caller_hears_why(
     fake_mesh: FakeMesh, fault: str, error: type[Exception]
 ) -> None:
     (stock,) = fake_mesh.add_service("stock", hello)
-    async with fake_mesh.client(calls=CallOptions(timeout_seconds=8, try_timeout_seconds=8, retries=1)) as mesh:
+    async with fake_mesh.client(calls=CallOptions(timeout_seconds=12, try_timeout_seconds=8, retries=1)) as mesh:
         getattr(stock, fault)()
         with pytest.raises(error, match="stock"):
             await mesh.client("stock").post("/items", json={"n": 1})
-        assert fake_mesh.clock.now < 9
+        assert fake_mesh.clock.now < 13
 
 
 async def test_a_breaker_opens_and_closes_again(fake_mesh: FakeMesh) -> None:
