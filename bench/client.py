@@ -30,6 +30,7 @@ BARE = "bare aiohttp"
 PATH = "/small"
 INSTANCES = (1, 4, 100)
 CONCURRENCIES = (1, 64)
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 Call = Callable[[], Awaitable[None]]
 
@@ -121,31 +122,33 @@ def _name(count: int) -> str:
     return f"client, {count} instance{'s' if count > 1 else ''}"
 
 
-def rows(figures: Mapping[str, Mapping[str, float]]) -> Iterator[list[object]]:
-    yield ["who", "at once", "calls/s", "÷ bare", "p50 µs", "÷ bare", "p99 µs", "CPU µs/call", "÷ bare", "more µs"]
-    for concurrency in CONCURRENCIES:
-        theirs = figures[f"{BARE}, {concurrency} at once"]
-        for name in (BARE, *map(_name, INSTANCES)):
-            ours = figures[f"{name}, {concurrency} at once"]
-            yield [
-                name,
-                concurrency,
-                f"{ours['calls_per_second']:,.0f}",
-                f"{ratio(ours, theirs, 'calls_per_second'):.2f}",
-                f"{ours['p50_microseconds']:,.0f}",
-                f"{ratio(ours, theirs, 'p50_microseconds'):.2f}",
-                f"{ours['p99_microseconds']:,.0f}",
-                f"{ours['cpu_microseconds']:,.1f}",
-                f"{ratio(ours, theirs, 'cpu_microseconds'):.2f}",
-                f"{ours['cpu_microseconds'] - theirs['cpu_microseconds']:,.1f}",
-            ]
+def rows(by_loop: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[list[object]]:
+    yield ["loop", "who", "at once", "calls/s", "÷ bare", "p50 µs", "÷ bare", "p99 µs", "CPU µs/call", "÷ bare",
+           "more µs"]  # fmt: skip
+    for loop, figures in by_loop.items():
+        for concurrency in CONCURRENCIES:
+            theirs = figures[f"{BARE}, {concurrency} at once"]
+            for name in (BARE, *map(_name, INSTANCES)):
+                ours = figures[f"{name}, {concurrency} at once"]
+                yield [
+                    loop,
+                    name,
+                    concurrency,
+                    f"{ours['calls_per_second']:,.0f}",
+                    f"{ratio(ours, theirs, 'calls_per_second'):.2f}",
+                    f"{ours['p50_microseconds']:,.0f}",
+                    f"{ratio(ours, theirs, 'p50_microseconds'):.2f}",
+                    f"{ours['p99_microseconds']:,.0f}",
+                    f"{ours['cpu_microseconds']:,.1f}",
+                    f"{ratio(ours, theirs, 'cpu_microseconds'):.2f}",
+                    f"{ours['cpu_microseconds'] - theirs['cpu_microseconds']:,.1f}",
+                ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=1500, help="per contestant and round")
-    parser.add_argument("--uvloop", action="store_true", help="on uvloop instead of asyncio's own loop")
     arguments = parser.parse_args()
     prepare()
     with ExitStack() as stack:
@@ -155,13 +158,15 @@ def main() -> None:
             register(registry, backend, f"s{count}", count)
         assert http_get(f"{backend.base}{PATH}")[0] == 200
         os.sched_setaffinity(0, {PROXY_CORE})
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if arguments.uvloop else None) as runner:
-            figures = runner.run(
-                compare(registry.url, f"http://127.0.0.1:{backend.wide_port}", arguments.rounds, arguments.calls)
-            )
+        figures: dict[str, dict[str, dict[str, float]]] = {}
+        for loop, factory in LOOPS.items():
+            with asyncio.Runner(loop_factory=factory) as runner:
+                figures[loop] = runner.run(
+                    compare(registry.url, f"http://127.0.0.1:{backend.wide_port}", arguments.rounds, arguments.calls)
+                )
     save(
         "client",
-        f"A call through the SDK's client beside a bare one, on {'uvloop' if arguments.uvloop else 'asyncio'}",
+        "A call through the SDK's client beside a bare one",
         figures,
         list(rows(figures)),
         "Medians over the rounds. Every answer is read whole. `more µs` is what the client's part of a call costs: "

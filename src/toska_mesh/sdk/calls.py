@@ -198,22 +198,22 @@ class Call(Generic[R]):
                 try:
                     reply = await sender.transport.send(self._request, target, headers, self)
                 except TryFailedError as error:
-                    self._disarm(cancelling)
+                    self._disarm()
                     pause = self._on_failed(error)
                 except asyncio.CancelledError:
-                    if not self._disarm(cancelling) or task.cancelling() > cancelling:
+                    if not self._disarm() or task.cancelling() > cancelling:
                         self._withdraw(sender.clock())
                         self._let_go()
                         raise
                     pause = self._on_late()
                 except BaseException:
                     # Something is wrong with the request itself: the instance is not judged.
-                    self._disarm(cancelling)
+                    self._disarm()
                     self._withdraw(sender.clock())
                     self._let_go()
                     raise
                 else:
-                    self._disarm(cancelling)
+                    self._disarm()
                     pause = self._on_reply(reply)
                     if pause is None:
                         outcome = str(reply.status)
@@ -239,7 +239,7 @@ class Call(Generic[R]):
             self._is_interrupted = True
             self._task.cancel()
 
-    def _disarm(self, cancelling: int) -> bool:
+    def _disarm(self) -> bool:
         """The try is over. Whether it was interrupted; the cancelling that did it is taken back."""
         if self._timer is not None:
             self._timer.cancel()

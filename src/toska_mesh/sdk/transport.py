@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 
 import aiohttp
+from yarl import URL
 
 from toska_mesh.errors import UpstreamError, UpstreamTimeoutError
 from toska_mesh.guard import Guarded
@@ -248,7 +249,9 @@ class AiohttpTransport:
             if error.history or isinstance(error, aiohttp.TooManyRedirects):
                 raise
             raise TryFailedError(Failure.RESET, f"what came is no HTTP answer: {error.message}") from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, UnicodeError) as error:
+            if not _is_url(target.base):
+                raise TryFailedError(Failure.CONNECT, "the registered address is no host name") from error
             raise ValueError(f"{request.path!r} is no path of a request") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise TryFailedError(Failure.RESET, _words(error)) from error
@@ -267,6 +270,14 @@ def _session(connector: TellingConnector) -> aiohttp.ClientSession:
     if hasattr(session, "_retry_connection"):
         session._retry_connection = False
     return session
+
+
+def _is_url(base: str) -> bool:
+    try:
+        host = URL(base).raw_host
+        return host is not None and bool(host.encode("idna"))
+    except ValueError:  # UnicodeError is one
+        return False
 
 
 def _words(error: BaseException) -> str:

@@ -242,6 +242,15 @@ async def test_one_deadline_covers_all_tries(mesh: Mesh, ways: Ways) -> None:
     assert sum(backend.requests for backend in backends) == 2
 
 
+async def test_an_address_that_is_no_host_name_is_one_failing_instance(mesh: Mesh, ways: Ways) -> None:
+    one = mesh.backend("one")
+    mesh.register(f"{mesh.service}-bad", 80, "a..b")
+    mesh.register(f"{mesh.service}-odd", 80, "ü..ü")
+    way = await ways.open()
+    got = [await way.request("POST", body=b"x") for _ in range(6)]
+    assert {(each.status, each.instance) for each in got} == {(200, one.instance)}
+
+
 # -- breakers, and nobody left
 
 

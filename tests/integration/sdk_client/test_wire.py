@@ -270,6 +270,25 @@ async def test_the_service_hears_who_asks_for_how_long_and_for_whom(called: Call
     assert 0 < int(heard["x-toska-timeout-ms"]) <= 5000
 
 
+async def test_a_body_that_fails_is_its_caller_s_failure(called: Called) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        raise LookupError("no such row")
+
+    async def take(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()
+
+    await called.app(take)
+    client = await called.open()
+    for _ in range(3):
+        with pytest.raises(LookupError, match="no such row"):
+            await client.put("/", data=broken())
+    row = called.mesh.explain(called.faulty.service)["instances"][0]
+    assert (row["breaker"], row["breaker_failures"], row["in_flight"]) == ("closed", 0, 0)
+    assert (await client.put("/", data=b"x")).status == 200
+
+
 async def test_a_cancelled_call_is_cancelled_at_the_instance(called: Called) -> None:
     was_left = asyncio.Event()
 
