@@ -17,7 +17,7 @@ from toska_mesh.errors import ConfigError
 from toska_mesh.sdk.checks import HealthCheck
 from toska_mesh.sdk.interception import Interception
 from toska_mesh.sdk.options import ServiceOptions
-from toska_mesh.sdk.outlet import own_log
+from toska_mesh.sdk.outlet import own_log, wanted
 from toska_mesh.sdk.ports import PortLease, listening_ports, until_open
 from toska_mesh.sdk.stay import OpenEnrolment, Stay, open_enrolment
 from toska_mesh.telemetry import event_log
@@ -37,6 +37,7 @@ class Joined:
         metrics_registry: CollectorRegistry | None = REGISTRY,
         open_enrolment: OpenEnrolment = open_enrolment,
     ) -> None:
+        wanted()  # a mistake in it should show now, not when the server is half started
         self.stay = Stay(options, metrics_registry=metrics_registry, open_enrolment=open_enrolment)
         for name, check in (checks or {}).items():
             self.stay.checks.add(name, check)

@@ -23,7 +23,7 @@ def program_log() -> Iterator[None]:
     if root.handlers:
         yield
         return
-    level, form = _wanted()
+    level, form = wanted()
     writer = set_up_logging(level, form)
     root.setLevel(level.upper())  # the app's own lines too
     try:
@@ -38,14 +38,15 @@ def own_log() -> None:
     logger = logging.getLogger("toska")
     if logger.hasHandlers():
         return
-    level, form = _wanted()
+    level, form = wanted()
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter(sys.stderr.isatty()))
     logger.addHandler(handler)
     logger.setLevel(level.upper())
 
 
-def _wanted() -> tuple[str, str]:
+def wanted() -> tuple[str, str]:
+    """Level and format that the environment asks for. Raises ConfigError for a word that is none."""
     is_seen = sys.stdout is not None and sys.stdout.isatty()
     return (
         _choice("TOSKA_LOG_LEVEL", "info", _LEVELS),
