@@ -335,6 +335,23 @@ async def test_an_agent_that_does_not_let_us_ask_is_believed() -> None:
     assert (await wait(Closed())).is_applied
 
 
+async def test_several_agents_behind_one_address_are_believed() -> None:
+    class Balanced(FakeConsul):
+        names = 0
+
+        async def call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Answer:
+            answer = await super().call(method, path, *args, **kwargs)
+            if path == "/v1/agent/self":
+                self.names += 1
+                answer = Answer(200, b'{"Config": {"NodeName": "n%d"}}' % (1 if self.names < 4 else 2), 1)
+            return answer
+
+    consul = Balanced()
+    consul.register("orders", "o1")
+    consul.agent_services = dict  # type: ignore[method-assign]  # another agent's
+    assert (await wait(consul)).is_applied
+
+
 async def test_any_number_of_waits_share_one_long_poll() -> None:
     consul = FakeConsul()
     async with gateways(consul, "gw-1") as ((gateway,), _):

@@ -27,28 +27,37 @@ class AgentAgreement:
     def __init__(self, api: ConsulApi) -> None:
         self._api = api
         self._node = ""
-        self._is_refused = False
+        self._is_believed = False
 
     async def difference(self, service: ServiceName) -> str:
         """What the servers do not know yet of the agent's part of the service, in words; empty when they know all.
 
         An agent that does not let us ask is believed. Raises RegistryUnavailableError.
         """
-        if self._is_refused:
+        if self._is_believed:
             return ""
         try:
-            if not self._node:
-                self._node = str((await self._get("/v1/agent/self"))["Config"]["NodeName"])
+            self._node = self._node or await self._name()
             services = await self._get("/v1/agent/services", f"Service == {orjson.dumps(service).decode()}")
             checks = await self._get("/v1/agent/checks", f"ServiceName == {orjson.dumps(service).decode()}")
             catalog = await self._get(f"/v1/health/service/{segment(service)}")
-            return _difference(self._node, services.values(), checks.values(), catalog)
+            difference = _difference(self._node, services.values(), checks.values(), catalog)
+            if difference and await self._name() != self._node:
+                self._believe("several agents answer at this address")
+                return ""
+            return difference
         except RegistryUnavailableError:
             raise
         except (RegistryError, LookupError, TypeError, AttributeError) as error:
-            self._is_refused = True
-            log.info("agent_not_comparable", error=str(error), consequence="its acknowledgements are believed")
+            self._believe(str(error))
             return ""
+
+    def _believe(self, reason: str) -> None:
+        self._is_believed = True
+        log.info("agent_not_comparable", reason=reason, consequence="its acknowledgements are believed")
+
+    async def _name(self) -> str:
+        return str((await self._get("/v1/agent/self"))["Config"]["NodeName"])
 
     async def _get(self, path: str, expression: str = "") -> Any:
         answer = await self._api.call("GET", path, {"filter": expression} if expression else {})
