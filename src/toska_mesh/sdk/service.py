@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
+from random import Random
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -57,6 +58,7 @@ class MeshService:
         server: str = UVICORN,
         metrics_registry: CollectorRegistry | None = REGISTRY,
         open_enrolment: OpenEnrolment = open_enrolment,
+        rng: Random | None = None,
         **overrides: Any,
     ) -> None:
         if options is not None and overrides:
@@ -69,6 +71,7 @@ class MeshService:
             options if options is not None else service_options(**overrides),
             metrics_registry=metrics_registry,
             open_enrolment=open_enrolment,
+            rng=rng,
         )
         self.port = 0
         """The bound port, once entered."""

@@ -7,6 +7,7 @@ import asyncio
 import importlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from random import Random
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -51,6 +52,7 @@ class Stay:
         *,
         metrics_registry: CollectorRegistry | None = REGISTRY,
         open_enrolment: OpenEnrolment = open_enrolment,
+        rng: Random | None = None,
     ) -> None:
         self.options = options.resolved()
         self.checks = Checks()
@@ -63,6 +65,7 @@ class Stay:
         self.report: LeaveReport | None = None
         """How leaving went, once it has; None as well for one that was not to be registered."""
         self._open_enrolment = open_enrolment
+        self._rng = rng or Random()
         self._membership: Membership | None = None
         self._has_joined = asyncio.Event()
         self._is_leaving = asyncio.Event()
@@ -127,7 +130,7 @@ class Stay:
         options = self.options
         async with self._open_enrolment(options) as enrolment, asyncio.TaskGroup() as tasks:
             member = options.member(port)
-            membership = Membership(enrolment, member, self._health, heartbeat=options.heartbeat)
+            membership = Membership(enrolment, member, self._health, heartbeat=options.heartbeat, rng=self._rng)
             keeper = tasks.create_task(membership.keep(), name=f"keep {options.id} in the mesh")
             self._membership = membership
             self._has_joined.set()
@@ -139,6 +142,7 @@ class Stay:
                 notice_seconds=options.notice_seconds,
                 idle=self._idle,
                 hurry=self.hurry,
+                rng=self._rng,
             )
             self.report = await leaving.run()
             keeper.cancel()

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from toska_mesh.testing.registry import EmbeddedRegistry
 
 
+@pytest.fixture
+def _toska_mesh_virtual_clock() -> None:
+    """Tests that use it, themselves or through other fixtures, are collected for the virtual clock: see `plugin`."""
+
+
 @pytest_asyncio.fixture(loop_scope="function")
-async def fake_mesh(request: pytest.FixtureRequest) -> "AsyncIterator[FakeMesh]":
+async def fake_mesh(request: pytest.FixtureRequest, _toska_mesh_virtual_clock: None) -> "AsyncIterator[FakeMesh]":
     """A mesh without sockets, on a virtual clock: see `toska_mesh.testing.FakeMesh`."""
     from toska_mesh.testing.mesh import FakeMesh
 

@@ -31,7 +31,7 @@ class FakeMember(MeshService):
     """A `MeshService` at an address of a fake mesh: `async with` it, from registering to having left."""
 
     def __init__(self, world: World, app: object, options: ServiceOptions) -> None:
-        super().__init__(app, options, metrics_registry=None, open_enrolment=self._open_enrolment)
+        super().__init__(app, options, metrics_registry=None, open_enrolment=self._open_enrolment, rng=world.rng)
         self._world = world
         self._consul = world.registry.client()
         self._address: Address = (options.advertised_address, options.port)

@@ -25,7 +25,8 @@ LIMIT_SECONDS = 3600.0
 """An hour of the virtual clock; a test that is not done by then waits for something that never comes. Beside a mesh's
 beats and probes that takes a second to find out."""
 
-_MESH_FIXTURE = "fake_mesh"
+_CLOCK_FIXTURE = "_toska_mesh_virtual_clock"
+"""What `fake_mesh` uses. Its own name would not do: a project may have a fixture of that name."""
 _LOOP_HOOK = "pytest_asyncio_loop_factories"
 REPORT = pytest.StashKey[Any]()
 """On a test that uses a fake mesh: the mesh, whose history goes into the report when the test fails."""
@@ -86,7 +87,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def _asks_for_virtual_clock(node: pytest.Function, fixture_names: list[str]) -> bool:
     if not hasattr(node.config.hook, _LOOP_HOOK) or not _is_async(node.obj):
         return False
-    return node.get_closest_marker(MARKER) is not None or _MESH_FIXTURE in fixture_names
+    return node.get_closest_marker(MARKER) is not None or _CLOCK_FIXTURE in fixture_names
 
 
 def _is_async(function: Any) -> bool:

@@ -159,6 +159,45 @@ async def test_virtual():
     result.assert_outcomes(passed=2)
 
 
+def test_fixtures_of_the_same_name_are_the_projects_own(run: Run) -> None:
+    result = run(
+        """
+@pytest.fixture
+def fake_mesh():
+    return "theirs"
+
+@pytest_asyncio.fixture
+async def mesh_registry():
+    return "theirs"
+
+@pytest.mark.asyncio
+async def test_it(fake_mesh, mesh_registry):
+    assert fake_mesh == mesh_registry == "theirs"
+    assert type(asyncio.get_running_loop()).__name__ != "VirtualLoop"
+
+def test_sync(fake_mesh):
+    assert fake_mesh == "theirs"
+"""
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_fixtures_may_be_built_on_it(run: Run) -> None:
+    result = run(
+        """
+@pytest_asyncio.fixture
+async def stock(fake_mesh):
+    await asyncio.sleep(100)
+    return fake_mesh.add_service("stock", hello)
+
+async def test_it(stock):
+    assert asyncio.get_running_loop().time() == 100
+    assert stock[0].is_up
+"""
+    )
+    result.assert_outcomes(passed=1)
+
+
 def test_a_default_loop_scope_of_the_session_is_no_hindrance(run: Run) -> None:
     result = run(
         """

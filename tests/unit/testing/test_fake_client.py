@@ -270,3 +270,19 @@ async def test_a_member_finishes_what_it_has_before_it_goes(fake_mesh: FakeMesh)
         assert (await asking).status == 200
     assert member.leave_report is not None
     assert member.leave_report.is_lossless
+
+
+async def test_a_member_does_the_same_in_every_run_of_the_same_seed() -> None:
+    async def run(seed: int) -> list[str]:
+        async with FakeMesh(seed=seed) as mesh:
+            began = mesh.clock.now
+            async with mesh.member(asgi(), name="orders", health_interval_seconds=10) as member:
+                await member.registered()
+                mesh.registry.goes_away()
+                await mesh.clock.advance(60)
+                mesh.registry.comes_back(wiped=True)
+                await mesh.clock.advance(30)
+            return [f"{event.at - began:.6f} {event.kind} {event.subject}" for event in mesh.events]
+
+    assert await run(1) == await run(1)
+    assert await run(1) != await run(2)
