@@ -1,7 +1,8 @@
 """Waiting for gateways over every registry behind the seam: real followers, real sessions, no gateway around them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -20,9 +21,17 @@ from toska_mesh.registry.consul import (
     ConsulOptions,
     ConsulRegistry,
 )
+from toska_mesh.registry.consul.beats import BeatingRegistry
 
 Server = ConsulServer | RegistryServer
 NewId = Callable[[], InstanceId]
+
+
+@pytest.fixture(scope="module", params=["consul", "toska-registry"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One of our own: in a shared one gateways that other tests have killed stay listed for a while."""
+    with ConsulServer() if request.param == "consul" else RegistryServer() as started:
+        yield started
 
 
 class Gateway:
@@ -112,13 +121,20 @@ async def test_every_change_is_in_every_gateway_when_the_wait_ends(
     assert await keys(client, "toska/gateways/") == b""
 
 
+@pytest.mark.parametrize("is_pipelined", [False, True])
 async def test_a_drain_note_of_an_instance_that_was_degraded_before_arrives_too(
-    server: Server, registry: ConsulRegistry, service: ServiceName, new_id: NewId, barrier: ConsulGatewayBarrier
+    server: Server,
+    client: ConsulClient,
+    service: ServiceName,
+    new_id: NewId,
+    barrier: ConsulGatewayBarrier,
+    is_pipelined: bool,
 ) -> None:
     one = new_id()
-    await registry.register(registration(service, one))
-    await registry.report_health(one, HealthStatus.DEGRADED, "slow")
-    async with gateway(server, "gw-1") as it:
+    async with contextlib.AsyncExitStack() as stack, gateway(server, "gw-1") as it:
+        registry = await stack.enter_async_context(BeatingRegistry(client)) if is_pipelined else ConsulRegistry(client)
+        await registry.register(registration(service, one))
+        await registry.report_health(one, HealthStatus.DEGRADED, "slow")
         for words in ("draining", "draining, 3 left"):
             await registry.report_health(one, HealthStatus.DEGRADED, words)
             report = await wait(barrier, service)
