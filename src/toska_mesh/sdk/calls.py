@@ -171,7 +171,8 @@ class Call(Generic[R]):
         self._started = now = sender.clock()
         self._context = context = contexts.current()
         self._inherited = inherited = context.deadline.at if context is not None else _NEVER
-        self._own_end = own_end = min(now + own_seconds, inherited)
+        own_end = now + own_seconds
+        self._own_end = own_end = own_end if own_end < inherited else inherited
         outcome = "cancelled"
         try:
             if now >= inherited:
@@ -179,9 +180,11 @@ class Call(Generic[R]):
             service = sender.directory.get(self._service_name)
             if service is None:
                 service = await sender.directory.find(self._service_name, own_end)
+                now = sender.clock()
             self._service = service
             self._patience = patience = patience_of(service)
-            self._expires = min(self._started + patience.total_timeout, own_end)
+            expires = self._started + patience.total_timeout
+            self._expires = expires if expires < own_end else own_end
             sender.budget.record_request(now)
             task = asyncio.current_task()
             if task is None:

@@ -51,6 +51,11 @@ class Directory(Generic[G]):
         """Instances that left while they still owed answers: deadlines and suspicion hold for them too."""
         self.table: RouteTable | None = None
 
+    @property
+    def is_used(self) -> bool:
+        """Whether somebody has asked for anything here: a table that nobody looks at need not follow each change."""
+        return bool(self._used)
+
     def refresh(self) -> None:
         """Build the table from the newest catalog and verdicts, if it is not."""
         seen = (self._catalog.version, self._verdicts.version)

@@ -284,7 +284,8 @@ class Mesh:
     async def _keep_tables(self, news: Latest[Any]) -> Never:
         async for _ in news.updates():
             for _, directory in self._guards:
-                directory.refresh()
+                if directory.is_used:
+                    directory.refresh()
         raise AssertionError("updates never end")
 
     async def _tick(self, loop: asyncio.AbstractEventLoop) -> Never:

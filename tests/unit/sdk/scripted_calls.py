@@ -228,12 +228,13 @@ class World:
         inherited: float = NEVER,
         patience: Patience | None = None,
         headers: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> "Awaitable[ScriptedReply]":
         """Make a call; await it."""
         is_idempotent = method in ("GET", "PUT", "DELETE") if idempotent is None else idempotent
         request = Request(method, "/items/1", headers or {}, body, is_idempotent, {})
         found = patience or Patience(min(30.0, own_seconds), own_seconds, RetryPolicy())
-        return _inheriting(Call(self.sender, ORDERS, request, None).run(lambda service: found, own_seconds), inherited)
+        return _inheriting(Call(self.sender, ORDERS, request, key).run(lambda service: found, own_seconds), inherited)
 
     def assert_balanced(self) -> None:
         """Nothing is left in flight anywhere, and nobody is waited for."""

@@ -90,6 +90,15 @@ async def test_what_is_repeated_at_another_instance(method: str, body: bytes, fa
         mesh.assert_balanced()
 
 
+async def test_a_key_keeps_its_instance_until_that_fails() -> None:
+    async with world("a", "b", "c", lb_strategy="IPHash") as mesh:
+        (home,) = {(await mesh.call(key="user-7")).given[0] for _ in range(5)}
+        mesh.scripts[home] += [resets()]
+        instance, attempts = (await mesh.call(key="user-7")).given
+        assert (instance != home, attempts) == (True, 2)
+        assert (await mesh.call(key="user-7")).given == (home, 1)
+
+
 async def test_a_caller_may_say_that_a_post_can_be_repeated_and_a_get_cannot() -> None:
     async with world("a", "b") as mesh:
         mesh.scripts["a"] += [resets(), resets()]
@@ -234,6 +243,19 @@ async def test_the_first_word_about_a_service_is_waited_for_until_the_deadline()
             mesh.instances("a")
             assert (await waiting).given == ("a", 1)
         assert now() == pytest.approx(3.0)
+
+
+async def test_the_wait_for_the_first_word_is_not_the_instance_s_silence() -> None:
+    async with world() as mesh:
+        mesh.scripts["a"].append(answers(after=3.0))
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(_as_coroutine(mesh.call(patience=Patience(4.0, 20.0, RetryPolicy()))))
+            await asyncio.sleep(8.0)
+            mesh.instances("a", "b")
+            await asyncio.sleep(2.0)
+            assert not mesh.target("a").is_suspect
+            assert (await waiting).given == ("a", 1)
+        assert now() == pytest.approx(11.0)
 
 
 async def _as_coroutine(call: Any) -> Any:
