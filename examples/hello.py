@@ -7,6 +7,4 @@ async def hello(request: web.Request) -> web.Response:
     return web.json_response({"message": "Hello from the mesh"})
 
 
-app = web.Application()
-app.router.add_get("/hello", hello)
-serve(app, name="hello")
+serve([web.get("/hello", hello)], name="hello")

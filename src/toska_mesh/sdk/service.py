@@ -10,7 +10,7 @@ import importlib
 import inspect
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 from types import TracebackType
@@ -45,8 +45,9 @@ _LAST_SECONDS = 1.0
 class MeshService:
     """Serve `app` and keep it in the mesh for the length of an `async with` block; leaving the block drains.
 
-    `app`: an aiohttp Application, an ASGI app, or a function without parameters that makes one. Without `options` they
-    come from the environment, each of `overrides` replacing one. `metrics_registry` is shown on `/metrics` beside ours.
+    `app`: an aiohttp Application or a list of aiohttp routes, an ASGI app, or a function without parameters that makes
+    one. Without `options` they come from the environment, each of `overrides` replacing one. `metrics_registry` is
+    shown on `/metrics` beside ours.
     Raises ConfigError for what cannot work, AppStartError when the app did not start.
     """
 
@@ -225,21 +226,35 @@ def is_aiohttp(app: object) -> bool:
 
 
 async def _made(app: object) -> object:
-    """The app itself: what was given, or what the factory makes."""
+    """The app itself: what was given, what the routes belong to, or what the factory makes."""
+    app = _with_routes(app)
     if is_aiohttp(app):
         return app
     if isinstance(app, MeshMiddleware):
         raise ConfigError("the app has joined already; give the app itself, join() is for servers of somebody else's")
     parameters = _required_parameters(app)
     if parameters == 0:
-        app = await _from_factory(cast(Callable[[], object], app))
+        app = _with_routes(await _from_factory(cast(Callable[[], object], app)))
         parameters = 3 if is_aiohttp(app) else _required_parameters(app)
     if parameters == 3:
         return app
     hint = "; a WSGI app needs an adapter, such as a2wsgi's WSGIMiddleware" if parameters == 2 else ""
     raise ConfigError(
-        f"{type(app).__name__} is no aiohttp Application, no ASGI app and no function that makes one{hint}"
+        f"{type(app).__name__} is no aiohttp Application, no list of aiohttp routes, no ASGI app and no function that"
+        f" makes one{hint}"
     )
+
+
+def _with_routes(app: object) -> object:
+    """An Application for routes that come without one, such as `[web.get("/hello", hello)]`."""
+    web = sys.modules.get("aiohttp.web")
+    if web is None or not isinstance(app, Sequence) or not app:
+        return app
+    if not all(isinstance(route, web.AbstractRouteDef) for route in app):
+        return app
+    made = web.Application()
+    made.add_routes(app)
+    return made
 
 
 def _required_parameters(app: object) -> int:

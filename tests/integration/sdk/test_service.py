@@ -53,6 +53,17 @@ async def test_it_accepts_connections_before_it_is_registered_and_registers_its_
     assert health[0]["id"] == "orders-1"
 
 
+@pytest.mark.parametrize("is_made", [False, True], ids=["given", "by a factory"])
+async def test_aiohttp_routes_alone_are_an_app(is_made: bool) -> None:
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    routes = [web.get("/hello", hello)]
+    made = MeshService((lambda: routes) if is_made else routes, OPTIONS, open_enrolment=Recorder().open)
+    async with asyncio.timeout(30), made as running, client() as http, http.get(f"{running.url}/hello") as answer:
+        assert await answer.text() == "hello"
+
+
 @every_kind
 async def test_it_leaves_the_mesh_before_it_closes_the_port(kind: str) -> None:
     mesh = Recorder()

@@ -40,13 +40,28 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 def test_the_example_in_the_readme_prints_what_it_says() -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert code is not None
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [snippet for snippet in snippets if "print(" in snippet]
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        exec(compile(code.group(1), "README.md", "exec"), {})
-    promised = re.findall(r"^print\(.*\)  # (.*)$", code.group(1), re.MULTILINE)
+        exec(compile(code, "README.md", "exec"), {})
+    promised = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
     assert said.getvalue().split() == promised
+
+
+def test_the_readme_shows_the_shortest_example_as_it_is() -> None:
+    example = (ROOT / "examples" / "hello.py").read_text()
+    assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
+    assert len(example.splitlines()) <= 10
+
+
+def test_the_snippets_about_the_sdk_run_one_after_the_other() -> None:
+    """All but what stands under `__main__` is executed: names, options and signatures are those that there are."""
+    space: dict[str, object] = {"__name__": "docs"}
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sdk.md").read_text(), re.DOTALL)
+    for number, code in enumerate(snippets):
+        exec(compile(code, f"sdk.md, snippet {number}", "exec"), space)
+    assert {"hello", "main", "order", "database", "buy", "talk"} <= set(space)
 
 
 def test_the_readme_uses_only_targets_that_the_makefile_has() -> None:
