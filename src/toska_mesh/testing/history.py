@@ -45,6 +45,3 @@ class Events(Sequence[Event]):
     def __getitem__(self, index: slice) -> Sequence[Event]: ...
     def __getitem__(self, index: int | slice) -> Event | Sequence[Event]:
         return self._events[index]
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self._events)) or "nothing"

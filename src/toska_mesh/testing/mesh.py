@@ -258,9 +258,13 @@ class FakeMesh:
         """A plain HTTP client on the fake network, past the mesh: for an instance's `url`. Use `async with`."""
         return aiohttp.ClientSession(connector=MemoryConnector(self._network), **options)
 
-    def history(self) -> str:
-        """Everything that happened, one line each."""
-        return str(self.events)
+    def history(self, last: int | None = None) -> str:
+        """Everything that happened, one line each; or the last of it, with a word on what was before."""
+        left_out = 0 if last is None else max(0, len(self.events) - last)
+        lines = [str(event) for event in self.events[left_out:]]
+        if left_out:
+            lines.insert(0, f"... {left_out} events before that: fake_mesh.history() gives all of them")
+        return "\n".join(lines) or "nothing"
 
     async def _close(self) -> None:
         for service in self._services.values():

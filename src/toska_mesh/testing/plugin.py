@@ -28,6 +28,7 @@ beats and probes that takes a second to find out."""
 _CLOCK_FIXTURE = "_toska_mesh_virtual_clock"
 """What `fake_mesh` uses. Its own name would not do: a project may have a fixture of that name."""
 _LOOP_HOOK = "pytest_asyncio_loop_factories"
+_SHOWN_EVENTS = 200
 REPORT = pytest.StashKey[Any]()
 """On a test that uses a fake mesh: the mesh, whose history goes into the report when the test fails."""
 
@@ -80,7 +81,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     mesh = item.stash.get(REPORT, None)
     if mesh is not None and report.failed:
-        report.sections.append(("What happened in the fake mesh", mesh.history()))
+        report.sections.append(("What happened in the fake mesh", mesh.history(_SHOWN_EVENTS)))
     return report
 
 

@@ -341,4 +341,9 @@ async def test_the_history_tells_what_happened_when(fake_mesh: FakeMesh, get: Ge
     ]
     assert fake_mesh.events.of("down", "stock-1") == (fake_mesh.events[2],)
     assert fake_mesh.events.of("down", "stock-2") == ()
-    assert "    2.000 s  down         stock-1" in fake_mesh.history()
+    assert fake_mesh.history().splitlines()[-1] == "    2.000 s  down         stock-1"
+    assert len(fake_mesh.history().splitlines()) == 3
+    assert fake_mesh.history(last=1).splitlines() == [
+        "... 2 events before that: fake_mesh.history() gives all of them",
+        "    2.000 s  down         stock-1",
+    ]
