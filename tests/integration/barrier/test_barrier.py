@@ -155,7 +155,7 @@ async def test_a_killed_gateway_is_waited_for_until_its_session_ends(mesh: Mesh,
         waiting = tasks.create_task(wait(client, mesh))
         await asyncio.sleep(0.3)
         assert not waiting.done()
-        # As the registry does once the TTL has run out, 15 to 30 s later.
+        # As the registry does once the TTL has run out, 10 to 20 s later.
         await client.call("PUT", f"/v1/session/destroy/{states[key]['Session']}")
     assert waiting.result().is_applied
 

@@ -24,8 +24,9 @@ from toska_mesh.registry.consul.polling import Backoff, BlockingQuery
 from toska_mesh.telemetry import event_log
 
 PREFIX = "toska/gateways/"
-TTL_SECONDS = 15
-"""Of the gateways' sessions. Consul ends a session after one to two of these."""
+TTL_SECONDS = 10
+"""Of the gateways' sessions: the least that Consul allows. It ends a session after one to two of these, and for so long
+a gateway that was killed holds every wait up."""
 SETTLING_SECONDS = 5.0
 """After an outage: gateways come back to a registry that forgot them within their longest pause, which is 3 s."""
 _RECURSE: Mapping[str, str] = MappingProxyType({"recurse": "true"})
