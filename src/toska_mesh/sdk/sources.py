@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Never, Protocol
 
 import grpc
@@ -22,8 +23,11 @@ from toska_mesh.sdk.follow import DiscoveryFollower
 from toska_mesh.sdk.options import ConnectOptions
 from toska_mesh.sdk.tokens import ServiceToken
 
-_FOLLOW = FollowerOptions(pause_seconds=0.1)
+_FOLLOW = FollowerOptions(pause_seconds=0.1, concurrent_reads=4)
 """A service follows the whole registry for a few other services: it need not hear of each change by itself."""
+
+_CONNECTIONS = 8
+"""Three are taken by questions that wait for news, one now and then by a look whether the registry is there."""
 
 
 class Source(Protocol):
@@ -87,7 +91,7 @@ async def open_source(
 ) -> AsyncIterator[Source]:
     """What the options ask for, with connections of its own; those to discovery may be shared (`channel`)."""
     if options.provider == "consul":
-        async with ConsulClient(consul_options(options)) as client:
+        async with ConsulClient(replace(consul_options(options), pool_size=_CONNECTIONS)) as client:
             yield ConsulSource(client)
     elif channel is not None:
         yield DiscoveryFollower(channel, token.call_metadata)
