@@ -88,7 +88,7 @@ class Limits:
         self._own = options.patience
         self._service: Service | None = None
         self._known = self._own
-        self._of_known: dict[tuple[Any, Any], Patience] = {}
+        self._of_known: dict[tuple[Any, Any, Any], Patience] = {}
 
     @property
     def own_seconds(self) -> float:
@@ -103,19 +103,24 @@ class Limits:
             self._of_known = {}
         return self._known
 
-    def overridden(self, timeout_seconds: float | None, retries: int) -> tuple[Callable[[Service], Patience], float]:
+    def overridden(
+        self, timeout_seconds: float | None, try_timeout_seconds: float, retries: int
+    ) -> tuple[Callable[[Service], Patience], float]:
         """The same for one call that says otherwise: what holds for a service, and the limit for the whole call."""
-        if timeout_seconds is DEFAULT and retries is DEFAULT:
+        if timeout_seconds is DEFAULT and retries is DEFAULT and try_timeout_seconds is DEFAULT:
             return self.of, self._own.total_timeout
-        own = changed(self._options, timeout_seconds=timeout_seconds, retries=retries).patience
+        said = (timeout_seconds, try_timeout_seconds, retries)
+        own = changed(
+            self._options, timeout_seconds=timeout_seconds, try_timeout_seconds=try_timeout_seconds, retries=retries
+        ).patience
 
         def of(service: Service) -> Patience:
             self.of(service)
-            found = self._of_known.get((timeout_seconds, retries))
+            found = self._of_known.get(said)
             if found is None:
                 if len(self._of_known) >= _MAX_REMEMBERED:
                     self._of_known = {}
-                found = self._of_known[timeout_seconds, retries] = tightened(own, _members(service))
+                found = self._of_known[said] = tightened(own, _members(service))
             return found
 
         return of, own.total_timeout
@@ -173,6 +178,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         key: str | None = None,
         timeout_seconds: float | None = DEFAULT,
+        try_timeout_seconds: float = DEFAULT,
         retries: int = DEFAULT,
         idempotent: bool | None = None,
         raise_for_status: bool | None = None,
@@ -180,18 +186,19 @@ class Client:
     ) -> Asked:
         """Call `path` (relative to the service, with or without a leading slash).
 
-        `key` chooses the instance where the service balances by IPHash. `idempotent` says that the request may be
-        carried out twice (or, False, that it may not) whatever its method is. `options` go to aiohttp: `params`,
-        `compress`, `allow_redirects` (off here: a redirect leads out of the mesh), …. Raises UpstreamError in one of
-        its kinds when there is no answer, and aiohttp's ClientResponseError for 4xx and 5xx where `raise_for_status`
-        asks for it.
+        `timeout_seconds` bounds all tries together, `try_timeout_seconds` (30 without another word) a single one: an
+        endpoint that takes longer than that needs both. `key` chooses the instance where the service balances by IPHash.
+        `idempotent` says that the request may be carried out twice (or, False, that it may not) whatever its method is.
+        `options` go to aiohttp: `params`, `compress`, `allow_redirects` (off here: a redirect leads out of the mesh), ….
+        Raises UpstreamError in one of its kinds when there is no answer, and aiohttp's ClientResponseError for 4xx and
+        5xx where `raise_for_status` asks for it.
         """
         method = method.upper()
         options.setdefault("allow_redirects", False)
         is_safe = is_idempotent(method) if idempotent is None else idempotent
         found = self._headers if headers is None else {**self._headers, **headers}
         chosen = self._key if key is None else key
-        limits = self._limits.overridden(timeout_seconds, retries)
+        limits = self._limits.overridden(timeout_seconds, try_timeout_seconds, retries)
         if data is None and json is None:
             request = Request(method, _path(path), found, NOTHING, is_safe, options)
             call = Call(self._sender, self.service, request, chosen).run(*limits)

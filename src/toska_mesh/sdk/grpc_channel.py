@@ -389,7 +389,7 @@ class MeshChannel(grpc.aio.Channel):
         request = Request("gRPC", path, {}, NOTHING, not is_once and self._is_idempotent(path), options)
         call = Call(self._sender, self._service, request, self._key)
         try:
-            return await call.run(*self._limits.overridden(timeout, DEFAULT))
+            return await call.run(*self._limits.overridden(timeout, DEFAULT, DEFAULT))
         except UpstreamError as error:
             is_late = isinstance(error, UpstreamTimeoutError)
             code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.UNAVAILABLE

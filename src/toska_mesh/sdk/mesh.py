@@ -27,7 +27,7 @@ from toska_mesh.resilience import RecentLatency, State, SuspicionPolicy
 from toska_mesh.router import RoutingPolicy
 from toska_mesh.sdk.calls import Sender
 from toska_mesh.sdk.callstats import CallStats
-from toska_mesh.sdk.client import DEFAULT, CallOptions, Client, changed
+from toska_mesh.sdk.client import DEFAULT, CallOptions, Client, Limits, changed
 from toska_mesh.sdk.directory import Directory
 from toska_mesh.sdk.environment import connect_options
 from toska_mesh.sdk.grpc_channel import (
@@ -213,13 +213,16 @@ class Mesh:
         service: str,
         *,
         timeout_seconds: float | None = DEFAULT,
+        try_timeout_seconds: float = DEFAULT,
         retries: int = DEFAULT,
         key: str | None = None,
         idempotent: bool | frozenset[str] = False,
     ) -> MeshChannel:
         """A channel for generated stubs that sends each call to an instance of its own choice. See `MeshChannel`."""
         name = self._wanted(service, self._grpc)
-        options = changed(self._calls, timeout_seconds=timeout_seconds, retries=retries)
+        options = changed(
+            self._calls, timeout_seconds=timeout_seconds, try_timeout_seconds=try_timeout_seconds, retries=retries
+        )
         return MeshChannel(self._rpc_sender, name, options, key=key, idempotent=idempotent)
 
     async def pick(
@@ -242,17 +245,23 @@ class Mesh:
         raise CircuitOpenError(f"{name}: every breaker is open", seconds, service=name)
 
     def explain(self, service: str) -> dict[str, Any]:
-        """Who may be asked and why the others may not, as plain data: instances with breaker, load and reason."""
+        """Who may be asked and why the others may not, as plain data: instances with breaker, load and reason; how long
+        calls wait, and which of that comes from metadata (by key, the instance that says it)."""
         name = self._wanted(service, self._http)
-        patience = self._calls.patience
         snapshot = self._catalog.peek()
+        explained = self._http.explain(name)
+        found = self._http.get(ServiceName(explained["name"].lower()))
+        patience = Limits(self._calls).of(found) if found is not None else self._calls.patience
         return {
-            **self._http.explain(name),
+            **explained,
             "stale_seconds": self.stale_seconds,
             "stale_reason": snapshot.stale_reason if snapshot is not None else self._source.trouble,
             "timeout_seconds": patience.total_timeout,
             "try_timeout_seconds": patience.response_timeout,
             "retries": patience.retry.count,
+            "by_metadata": dict(patience.origins),
+            "ignored": [f"{note.key}={note.value} of {note.instance}: {note.reason}" for note in patience.ignored],
+            "warnings": [*explained.get("warnings", ()), *patience.warnings],
         }
 
     @property

@@ -33,7 +33,7 @@ def options(server: DiscoveryServer) -> ConnectOptions:
 async def test_what_is_called_is_followed(discovery: tuple[RegistryServer, DiscoveryServer], pool: Pool) -> None:
     registry, server = discovery
     with FaultyMesh(registry, "followed", pool) as faulty:
-        one = faulty.backend("one")
+        one = faulty.backend("one", **{"toska-timeout-ms": "7000", "toska-retries": "9"})
         async with Mesh(options(server), calls=CallOptions(slow_start_seconds=0)) as mesh:
             client = mesh.client("followed", timeout_seconds=10)
             await eventually(lambda: mesh.explain("followed")["known"], what="discovery has heard of the service")
@@ -51,6 +51,12 @@ async def test_what_is_called_is_followed(discovery: tuple[RegistryServer, Disco
                     await asyncio.sleep(0.01)
             explained = mesh.explain("followed")
             assert {row["id"] for row in explained["instances"]} == seen
+            assert (explained["timeout_seconds"], explained["retries"]) == (7.0, 3)
+            assert explained["by_metadata"]["toska-timeout-ms"] == one.instance
+            assert (
+                f"toska-retries=9 of {one.instance}: metadata can lower this, it cannot raise it"
+                in explained["ignored"]
+            )
             with pytest.raises(NoInstanceError, match="there is no such service"):
                 await mesh.client("nobody", timeout_seconds=5).get("/")
 

@@ -131,6 +131,8 @@ async def test_limits_of_the_call_before_those_of_the_client() -> None:
     found = sent.patience()
     assert (found.response_timeout, found.total_timeout, found.retry.count) == (1.0, 1.0, 0)
     assert sent.own_seconds == 1.0
+    sent = await ask(client, "GET", try_timeout_seconds=8.0)
+    assert (sent.patience().response_timeout, sent.own_seconds) == (8.0, 10.0)
     sent = await ask(client, "GET", timeout_seconds=None)
     assert sent.own_seconds == float("inf")
     assert sent.patience().response_timeout == 4.0
