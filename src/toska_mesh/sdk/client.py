@@ -187,9 +187,9 @@ class Client:
         """Call `path` (relative to the service, with or without a leading slash).
 
         `timeout_seconds` bounds all tries together, `try_timeout_seconds` (30 without another word) a single one: an
-        endpoint that takes longer than that needs both. `key` chooses the instance where the service balances by IPHash.
+        endpoint that takes longer needs both. `key` chooses the instance where the service balances by IPHash.
         `idempotent` says that the request may be carried out twice (or, False, that it may not) whatever its method is.
-        `options` go to aiohttp: `params`, `compress`, `allow_redirects` (off here: a redirect leads out of the mesh), ….
+        `options` go to aiohttp: `params`, `compress`, `allow_redirects` (off: a redirect leads out of the mesh), ….
         Raises UpstreamError in one of its kinds when there is no answer, and aiohttp's ClientResponseError for 4xx and
         5xx where `raise_for_status` asks for it.
         """
