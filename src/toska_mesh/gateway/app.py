@@ -6,7 +6,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Never
@@ -14,6 +14,7 @@ from typing import Any, Never
 import aiohttp
 
 from toska_mesh.admin import AdminServer, Health, run_daemon
+from toska_mesh.aio import background_tasks
 from toska_mesh.gateway.accesslog import AccessLog
 from toska_mesh.gateway.adminapi import admin_routes
 from toska_mesh.gateway.admission import raise_descriptor_limit
@@ -84,7 +85,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
     async with (
         ConsulClient(ConsulOptions.from_settings(settings)) as consul,
         aiohttp.ClientSession() as outgoing,
-        _background_tasks() as tasks,
+        background_tasks() as tasks,
     ):
         proxy = Proxy(
             settings,
@@ -181,24 +182,6 @@ async def _drain(settings: GatewaySettings, health: Health, proxy: Proxy, listen
     await asyncio.sleep(min(MAX_NOTICE_SECONDS, settings.drain_seconds / 4))
     await listener.close()
     await proxy.drain(deadline - proxy.clock())
-
-
-@contextlib.asynccontextmanager
-async def _background_tasks() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group whose tasks end with its body: nobody reads what they make after that."""
-
-    class _Finished(Exception):  # noqa: N818 - never seen outside
-        pass
-
-    async def end() -> Never:
-        raise _Finished
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            yield tasks
-            tasks.create_task(end(), name="end")
-    except* _Finished:
-        pass
 
 
 def _token_checker(settings: GatewaySettings) -> tuple[TokenChecker | None, KeySetFetcher | None]:
