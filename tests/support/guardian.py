@@ -4,6 +4,7 @@
 child watches a pipe: when the pipe ends it kills the process groups that were never reported as gone.
 """
 
+import atexit
 import subprocess
 import sys
 import threading
@@ -43,6 +44,14 @@ def _tell(line: str) -> None:
             _watcher = subprocess.Popen(
                 [sys.executable, "-S", "-E", "-c", _WATCH], stdin=subprocess.PIPE, text=True, start_new_session=True
             )
+            atexit.register(_dismiss, _watcher)
         assert _watcher.stdin is not None
         _watcher.stdin.write(line)
         _watcher.stdin.flush()
+
+
+def _dismiss(watcher: "subprocess.Popen[str]") -> None:
+    """We end well: let it do its last work now, so that nothing is left of it."""
+    assert watcher.stdin is not None
+    watcher.stdin.close()
+    watcher.wait(10)
