@@ -1,13 +1,15 @@
 """Structured logs: an event name and fields, as JSON lines (or coloured text for people).
 
 `log = event_log("discovery")`, then `log.info("instance_registered", service=..., instance=...)`. Log changes, not
-ticks. Keys `time`, `level`, `msg` are those of the mesh family.
+ticks. Keys `time`, `level`, `msg` are those of the mesh family. Programs that import us format logs as they like: to
+any other formatter the message is the event with its fields, `instance_registered service=orders`.
 """
 
 import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import orjson
@@ -17,6 +19,9 @@ from toska_mesh.telemetry.lines import LineWriter
 _RESERVED = ("time", "level", "msg", "logger")
 _COLOURS = {"debug": "\033[2m", "info": "\033[32m", "warning": "\033[33m", "error": "\033[31m", "critical": "\033[31m"}
 _RESET = "\033[0m"
+
+_CALLER = 3
+"""Frames between `logging` and whoever logs: `_log`, and the method named after the level."""
 
 
 class EventLog:
@@ -42,8 +47,15 @@ class EventLog:
         self._log(logging.ERROR, event, fields, exc_info=True)
 
     def _log(self, level: int, event: str, fields: dict[str, object], exc_info: bool = False) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, "%s", event, extra={"fields": fields}, exc_info=exc_info)
+        if not self._logger.isEnabledFor(level):
+            return
+        extra = {"event": event, "fields": fields}
+        if fields:
+            # The event stays the template, by which error trackers group; the fields become text only if asked to.
+            text = event.replace("%", "%%") + " %s"
+            self._logger.log(level, text, _Words(fields), extra=extra, exc_info=exc_info, stacklevel=_CALLER)
+        else:
+            self._logger.log(level, event, extra=extra, exc_info=exc_info, stacklevel=_CALLER)
 
 
 def event_log(name: str) -> EventLog:
@@ -55,7 +67,7 @@ class JsonFormatter(logging.Formatter):
         entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "msg": record.getMessage(),
+            "msg": _event_of(record),
             "logger": record.name,
         }
         for key, value in getattr(record, "fields", {}).items():
@@ -77,9 +89,27 @@ class ConsoleFormatter(logging.Formatter):
         level = record.levelname.lower()
         moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         head = f"{_COLOURS.get(level, '')}{level:<7}{_RESET}" if self._use_colour else f"{level:<7}"
-        fields = " ".join(f"{key}={_one_word(value)}" for key, value in getattr(record, "fields", {}).items())
-        text = f"{moment} {head} {record.getMessage()} {fields}".rstrip()
+        fields = _Words(getattr(record, "fields", {}))
+        text = f"{moment} {head} {_event_of(record)} {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _Words:
+    """Fields as one line of text, once somebody wants it."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self._fields = fields
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={_one_word(value)}" for key, value in self._fields.items())
+
+
+def _event_of(record: logging.LogRecord) -> str:
+    """The event without its fields, which stand elsewhere in our lines; the whole message of anybody else."""
+    ours = "event" in record.__dict__ and "fields" in record.__dict__
+    return str(record.__dict__["event"]) if ours else record.getMessage()
 
 
 def _one_word(value: object) -> str:

@@ -352,7 +352,7 @@ async def test_a_certificate_that_is_not_believed(case: str, tmp_path: Path, cap
                 for inside in (host, str(backend.port), "elsewhere"):
                     assert inside.encode() not in answer.body
         assert not backend.requests, "nothing was said to a peer that is not believed"
-        (record,) = (record for record in caplog.records if record.getMessage() == "certificate_not_verified")
+        (record,) = (record for record in caplog.records if vars(record).get("event") == "certificate_not_verified")
         assert record.levelno == logging.WARNING
 
 

@@ -89,5 +89,5 @@ async def test_a_way_to_the_mesh_that_cannot_work_asks_the_server_to_stop(
     async with asyncio.timeout(30):
         await joined.run()
     await eventually(lambda: heard == [signal.SIGTERM])
-    (record,) = [record for record in caplog.records if record.message == "cannot_join"]
+    (record,) = [record for record in caplog.records if vars(record).get("event") == "cannot_join"]
     assert "/nowhere/ca.pem" in str(record.__dict__["fields"])

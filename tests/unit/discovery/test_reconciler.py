@@ -49,7 +49,7 @@ def test_judgement(before: Announced | None, after: Announced | None, now: Circu
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    fields = [vars(line)["fields"] for line in caplog.records if line.getMessage() == "difference_announced"]
+    fields = [vars(line)["fields"] for line in caplog.records if vars(line)["event"] == "difference_announced"]
     return [(said["change"], said["reason"]) for said in fields]
 
 

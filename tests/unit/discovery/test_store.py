@@ -105,7 +105,7 @@ async def test_a_file_of_another_layout_is_moved_aside_with_all_it_holds(
         await again.write(store.save_begun(BEGUN))
     (kept,) = (path for path in set_aside(tmp_path) if not path.name.endswith(("-wal", "-shm")))
     assert len(kept.read_bytes()) == len(before)
-    assert [(line.levelname, line.getMessage()) for line in caplog.records] == [("ERROR", "store_unreadable")]
+    assert [(line.levelname, vars(line)["event"]) for line in caplog.records] == [("ERROR", "store_unreadable")]
     async with Store(tmp_path) as third:
         assert third.remembered.begun == {A: BEGUN}
 

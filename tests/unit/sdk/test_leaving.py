@@ -272,7 +272,7 @@ async def test_the_report_is_one_line_of_the_log(caplog: pytest.LogCaptureFixtur
         caplog.clear()
         await leave(joined, idle=lasting(2))
     (record,) = caplog.records
-    assert record.getMessage() == "left"
+    assert vars(record)["event"] == "left"
     fields = record.__dict__["fields"]
     assert fields["instance"] == "orders-1"
     assert fields["notice"] == "done: applied by 1 gateway"

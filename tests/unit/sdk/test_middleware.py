@@ -141,7 +141,7 @@ async def test_a_server_that_runs_no_lifespan_is_told_so_once(caplog: pytest.Log
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     for _ in range(2):
         await joined(dict(scope), asyncio.Queue[Message]().get, asyncio.Queue[Message]().put)
-    assert [record.message for record in caplog.records] == ["not_joined"]
+    assert [vars(record)["event"] for record in caplog.records] == ["not_joined"]
 
 
 async def test_a_cancelled_lifespan_leaves_nothing_behind() -> None:

@@ -3,6 +3,9 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 
 import pytest
 
@@ -97,7 +100,7 @@ def test_every_severity_reaches_the_standard_logging(caplog: pytest.LogCaptureFi
         except ValueError:
             log.exception("five")
     assert [(made.levelname, made.getMessage()) for made in caplog.records] == [
-        ("DEBUG", "one"),
+        ("DEBUG", "one n=1"),
         ("INFO", "two"),
         ("WARNING", "three"),
         ("ERROR", "four"),
@@ -111,3 +114,88 @@ def test_a_percent_sign_in_an_event_is_no_format(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO, logger="toska.test-percent"):
         event_log("test-percent").info("100%s")
     assert caplog.records[0].getMessage() == "100%s"
+
+
+class _Lines(logging.Handler):
+    """What a formatter that is not ours makes of a record."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(form))
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@pytest.fixture
+def foreign() -> Iterator[_Lines]:
+    logger, handler = logging.getLogger("toska.test-foreign"), _Lines("%(filename)s %(funcName)s %(message)s")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+
+
+def test_a_formatter_that_is_not_ours_shows_the_fields_and_who_logged(foreign: _Lines) -> None:
+    log = event_log("test-foreign")
+    log.info("serving", service="orders", port=1234)
+    log.warning("breaker_changed", reason="too many\nfailures")
+    log.error("50%s", share="50%")
+    log.info("stopped")
+    assert foreign.lines == [
+        "test_logs.py test_a_formatter_that_is_not_ours_shows_the_fields_and_who_logged " + words
+        for words in (
+            "serving service=orders port=1234",
+            "breaker_changed reason='too many\\nfailures'",
+            "50%s share=50%",
+            "stopped",
+        )
+    ]
+
+
+def test_an_exception_names_its_caller_too(foreign: _Lines) -> None:
+    try:
+        raise ValueError("why")
+    except ValueError:
+        event_log("test-foreign").exception("failed", item=1)
+    assert foreign.lines[0].startswith("test_logs.py test_an_exception_names_its_caller_too failed item=1\nTraceback")
+
+
+def test_fields_become_text_only_when_somebody_reads_it() -> None:
+    class Costly:
+        def __str__(self) -> str:
+            raise AssertionError("nobody asked")
+
+    logger = logging.getLogger("toska.test-lazy")
+    records: list[logging.LogRecord] = []
+    handler = logging.NullHandler()
+    handler.handle = records.append  # type: ignore[assignment,method-assign]
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # pytest's own handler does read it
+    event_log("test-lazy").debug("ticked", value=Costly())
+    event_log("test-lazy").info("changed", value=Costly())
+    logger.propagate = True
+    logger.removeHandler(handler)
+    assert len(records) == 1
+    with pytest.raises(AssertionError, match="nobody asked"):
+        records[0].getMessage()
+
+
+def test_our_own_formatters_keep_event_and_fields_apart(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="toska.test-apart"):
+        event_log("test-apart").info("serving", service="orders")
+    (made,) = caplog.records
+    line = json.loads(JsonFormatter().format(made))
+    assert (line["msg"], line["service"]) == ("serving", "orders")
+    assert ConsoleFormatter(use_colour=False).format(made).endswith(" serving service=orders")
+    # A program's queue handler writes the message down before ours sees the record.
+    prepared = QueueHandler(SimpleQueue()).prepare(made)
+    assert json.loads(JsonFormatter().format(prepared))["msg"] == "serving"
+
+
+def test_the_lines_of_others_stay_as_they_are() -> None:
+    made = logging.LogRecord("aiohttp", logging.INFO, __file__, 1, "%s of %d", ("one", 2), None)
+    made.event = "something of theirs"
+    assert json.loads(JsonFormatter().format(made))["msg"] == "one of 2"
