@@ -112,7 +112,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event, inherited: Inher
             FollowerOptions(wait_seconds=settings.route_refresh_seconds),
             on_refresh=routing.on_refresh,
             on_trouble=routing.on_trouble,
-            snapshot_file=SnapshotFile(Path(settings.snapshot_path)) if settings.snapshot_path else None,
+            snapshot_file=SnapshotFile(Path(settings.snapshot_path), registry=consul.origin)
+            if settings.snapshot_path
+            else None,
         )
         seen = presence(consul, proxy, follower, routing)
         metrics.register(AppliedIndex(seen))

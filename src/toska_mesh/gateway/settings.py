@@ -58,7 +58,10 @@ class GatewaySettings(ConsulSettings):
         le=600,
     )
     snapshot_path: str = setting(
-        "GATEWAY_SNAPSHOT_PATH", "", "File for the last good table, served when the registry is down at start."
+        "GATEWAY_SNAPSHOT_PATH",
+        "",
+        "File for the last good table, served when the registry is down at start. A table of another registry "
+        "(`CONSUL_ADDRESS`, namespace, partition) is ignored.",
     )
 
     metadata_may_relax: bool = setting(

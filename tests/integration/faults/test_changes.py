@@ -112,9 +112,19 @@ async def test_with_a_snapshot_the_last_table_is_served_without_a_registry(
         await eventually(lambda: "stale" not in str(mesh.ready()[1]))
 
 
-async def test_a_gateway_with_an_unusable_snapshot_starts_all_the_same(consul: ConsulServer, tmp_path: Path) -> None:
+FOREIGN_TABLE = """{"format": 1, "saved_at": "2026-01-01T00:00:00+00:00", "registry": "http://elsewhere:8500",
+"services": {"orders": [{"id": "o1", "host": "127.0.0.1", "port": 9, "status": "Healthy", "output": "",
+"metadata": {"scheme": "http"}, "registered_at": null, "create_index": 1}]}}"""
+
+
+@pytest.mark.parametrize(
+    "body", [pytest.param('{"half": [', id="broken"), pytest.param(FOREIGN_TABLE, id="of another registry")]
+)
+async def test_a_gateway_with_an_unusable_snapshot_starts_all_the_same(
+    consul: ConsulServer, tmp_path: Path, body: str
+) -> None:
     snapshot = tmp_path / "table.json"
-    snapshot.write_bytes(b'{"half": [')
+    snapshot.write_text(body)
     with Mesh(consul, "nosnap") as mesh:
         mesh.start(wait=False, GATEWAY_SNAPSHOT_PATH=snapshot, CONSUL_ADDRESS=f"http://127.0.0.1:{free_port()}")
         await eventually(lambda: mesh.ready()[0] == 503)

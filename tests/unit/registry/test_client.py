@@ -28,6 +28,18 @@ def test_addresses(options: ConsulOptions, address: str) -> None:
     assert ConsulClient(options).address == address
 
 
+@pytest.mark.parametrize(
+    ("options", "origin"),
+    [
+        (ConsulOptions("http://user:secret@consul:8500/", token="word"), "http://consul:8500"),
+        (ConsulOptions("http://consul:8500", namespace="team a"), "http://consul:8500?ns=team+a"),
+        (ConsulOptions("http://consul", partition="p", namespace="n"), "http://consul?partition=p&ns=n"),
+    ],
+)
+def test_what_is_read_where_is_told_without_credentials(options: ConsulOptions, origin: str) -> None:
+    assert ConsulClient(options).origin == origin
+
+
 @pytest.mark.parametrize("address", ["", "localhost:8500", "ftp://consul", "http://", "ftp://user:secret@consul"])
 def test_an_address_that_is_no_http_url_is_a_config_error(address: str) -> None:
     with pytest.raises(ConfigError, match="CONSUL_ADDRESS") as caught:

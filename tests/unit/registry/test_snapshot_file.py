@@ -34,10 +34,10 @@ def table(count: int = 1, **more: object) -> Mapping[ServiceName, tuple[Instance
     }
 
 
-async def save(path: Path, *snapshots: CatalogSnapshot, seconds: float = 5) -> None:
+async def save(path: Path, *snapshots: CatalogSnapshot, seconds: float = 5, registry: str = "") -> None:
     catalog = Latest[CatalogSnapshot]()
     async with asyncio.TaskGroup() as tasks:
-        keeping = tasks.create_task(SnapshotFile(path, utcnow=lambda: NOW).keep(catalog))
+        keeping = tasks.create_task(SnapshotFile(path, registry=registry, utcnow=lambda: NOW).keep(catalog))
         for snapshot in snapshots:
             catalog.set(snapshot)
             await asyncio.sleep(seconds)
@@ -112,6 +112,24 @@ def test_a_file_that_cannot_be_used_is_passed_over(tmp_path: Path, body: bytes) 
     path = tmp_path / "table.json"
     path.write_bytes(body)
     assert SnapshotFile(path).load() is None
+
+
+async def test_the_table_of_another_registry_is_passed_over_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "table.json"
+    await save(path, CatalogSnapshot(table()), registry="http://here:8500")
+    assert SnapshotFile(path, registry="http://there:8500").load() is None
+    assert [record.message for record in caplog.records] == ["snapshot_of_another_registry"]
+    same = SnapshotFile(path, registry="http://here:8500").load()
+    assert same is not None
+    assert same.services == table()
+
+
+async def test_a_table_that_does_not_say_whose_it_is_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    await save(path, CatalogSnapshot(table()))
+    assert SnapshotFile(path, registry="http://here:8500").load() is not None
 
 
 def test_no_file_is_no_table(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import aiohttp
 from yarl import URL
@@ -110,6 +110,13 @@ class ConsulClient:
     def address(self) -> str:
         """The registry's URL without credentials, for messages."""
         return self._base
+
+    @property
+    def origin(self) -> str:
+        """What is read here, without credentials: the address, and the partition and namespace if they are said."""
+        parts = {"partition": self._options.partition, "ns": self._options.namespace}
+        query = urlencode({name: value for name, value in parts.items() if value})
+        return f"{self._base}?{query}" if query else self._base
 
     async def __aenter__(self) -> Self:
         self._read_token_file()

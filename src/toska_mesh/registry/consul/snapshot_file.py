@@ -1,7 +1,8 @@
 """The last good table on disk, so that a gateway which starts while the registry is down has something to serve.
 
 Written atomically (a reader sees the old file or the new one) and not at every change. A file that cannot be used is
-said and passed over: it is a help, never a condition.
+said and passed over: it is a help, never a condition. So is the table of another registry: its instances are not ours
+to route to.
 """
 
 import asyncio
@@ -34,10 +35,21 @@ class SavedTable:
 
 
 class SnapshotFile:
-    """One file, one writer. `debounce_seconds` is the shortest time between two writes."""
+    """One file, one writer. `debounce_seconds` is the shortest time between two writes.
 
-    def __init__(self, path: Path, *, debounce_seconds: float = 2.0, utcnow: Callable[[], datetime] = _utcnow) -> None:
+    `registry`: whose table it is, as `ConsulClient.origin` says it; it goes into the file, so it holds no credentials.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        registry: str = "",
+        debounce_seconds: float = 2.0,
+        utcnow: Callable[[], datetime] = _utcnow,
+    ) -> None:
         self._path = path
+        self._registry = registry
         self._debounce_seconds = debounce_seconds
         self._utcnow = utcnow
         self._encoded: dict[ServiceName, tuple[tuple[Instance, ...], bytes]] = {}
@@ -70,7 +82,7 @@ class SnapshotFile:
                     await asyncio.sleep(0)
             encoded[service] = known
         self._encoded = encoded
-        head = orjson.dumps({"format": _FORMAT, "saved_at": self._utcnow().isoformat()})
+        head = orjson.dumps({"format": _FORMAT, "saved_at": self._utcnow().isoformat(), "registry": self._registry})
         services = b",\n".join(orjson.dumps(name) + b":" + body for name, (_, body) in encoded.items())
         return head[:-1] + b',"services":{\n' + services + b"}}\n"
 
@@ -94,10 +106,16 @@ class SnapshotFile:
             log.warning("snapshot_not_usable", path=str(self._path), error=repr(error))
             return None
 
-    def _parse(self, body: bytes) -> SavedTable:
+    def _parse(self, body: bytes) -> SavedTable | None:
         saved = orjson.loads(body)
         if saved["format"] != _FORMAT:
             raise ValueError(f"format {saved['format']!r} is not {_FORMAT}")
+        origin = saved.get("registry", "")  # empty: written before the file said so
+        if origin and self._registry and origin != self._registry:
+            log.warning(
+                "snapshot_of_another_registry", path=str(self._path), registry=self._registry, saved_from=origin
+            )
+            return None
         age = (self._utcnow() - datetime.fromisoformat(saved["saved_at"])).total_seconds()
         services = {
             ServiceName(name): tuple(_from_json(ServiceName(name), entry) for entry in entries)
