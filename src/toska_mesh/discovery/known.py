@@ -67,9 +67,9 @@ def format_time(moment: datetime) -> str:
 def parse_time(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (ValueError, OverflowError):  # within a day of the first or last year, an offset leads out of the calendar
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else None
 
 
 def _is_count(text: str) -> bool:

@@ -4,6 +4,7 @@ An instance that cannot be one (no address, no such port) is left out with a sen
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -82,7 +83,8 @@ def _watched(service: ServiceName, state: mesh_pb2.InstanceState) -> Instance | 
 def _listed(service: ServiceName, listed: discovery_pb2.ServiceInstance) -> Instance | str:
     registered_at = None
     if listed.registeredAt.seconds > 0:  # "not known" is the year 1
-        registered_at = listed.registeredAt.ToDatetime(UTC)
+        with suppress(ValueError, OverflowError):  # beyond the calendar is not known either
+            registered_at = listed.registeredAt.ToDatetime(UTC)
     order = 0 if registered_at is None else round((registered_at - _EPOCH).total_seconds() * 1000)
     return _instance(service, listed, dict(listed.metadata), registered_at, "", order)
 

@@ -115,7 +115,16 @@ def test_a_bad_entry_is_dropped_with_a_reason_and_the_rest_stays(bad: Any) -> No
     assert len(reading.marks) == 3
 
 
-@pytest.mark.parametrize("time", ["", "yesterday", "2026-99-99T00:00:00Z"])
+@pytest.mark.parametrize(
+    "time",
+    [
+        "",
+        "yesterday",
+        "2026-99-99T00:00:00Z",
+        pytest.param("9999-12-31T23:59:59-23:59", id="its offset leads beyond the last year"),
+        pytest.param("0001-01-01T00:00:00+23:59", id="its offset leads before the first year"),
+    ],
+)
 def test_an_odd_registration_time_is_none(time: str) -> None:
     assert read(entry(Meta={"toska-registered-at": time})).instances[0].registered_at is None
 

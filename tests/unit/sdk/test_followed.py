@@ -207,3 +207,10 @@ def test_what_a_lookup_says_of_an_instance(client: Client) -> None:
         0,
     )
     assert found.dropped == ("instance 'broken': port 0 is not between 1 and 65535",)
+
+
+def test_a_time_beyond_the_calendar_is_not_known() -> None:
+    listed = discovery_pb2.ServiceInstance(serviceId="a", address="10.0.0.1", port=80, status=1)
+    listed.registeredAt.seconds = 10**15
+    news = looked_up(ORDERS, discovery_pb2.GetInstancesResponse(instances=[listed]))
+    assert [(one.id, one.registered_at) for one in news.reading.instances] == [("a", None)]

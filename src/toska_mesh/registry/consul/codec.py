@@ -89,7 +89,7 @@ def service_reading(service: ServiceName, body: bytes) -> ServiceReading:
     for item in answer:
         try:
             entry = _entry(service, item)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             node, instance_id, modify_index = _mark(item)
             dropped.append(f"instance {instance_id!r} on node {node!r}: {error}")
             marks.add((node, instance_id, modify_index))
@@ -199,9 +199,9 @@ def parse_time(text: str) -> datetime | None:
     """UTC of an RFC 3339 text; None when it is none."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # within a day of the first or last year, an offset leads out of the calendar
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def check_id(instance_id: InstanceId) -> str:
