@@ -48,6 +48,8 @@ _CHANNEL_OPTIONS: Final = (
 _HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 
 _TIMEOUT_MS: Final = contexts.TIMEOUT_MS.lower()
+_LONGEST_PORT: Final = 5
+"""Digits."""
 _SLACK_SECONDS: Final = 0.1
 
 _Start = Callable[[grpc.aio.Channel, Mapping[str, str], float | None], Any]
@@ -94,7 +96,7 @@ class GrpcRemote(Guarded):
 def grpc_endpoint(instance: Instance) -> Endpoint:
     """Where an instance speaks gRPC: at its own port, or at `grpc_port` where its metadata has one."""
     text = instance.metadata.get(GRPC_PORT, "").strip()
-    if text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536:
+    if text.isascii() and text.isdigit() and len(text) <= _LONGEST_PORT and 0 < int(text) < 65536:
         return Endpoint(instance.endpoint.host, int(text))
     return instance.endpoint
 
