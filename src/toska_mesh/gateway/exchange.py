@@ -289,9 +289,14 @@ class Exchange:
         return self.service
 
     def _blame(self, now: float) -> None:
-        """Count the failure against the instance, once per request however often it is tried there."""
+        """Count the failure against the instance, once per request however often it is tried there.
+
+        A trial is counted all the same: whoever has it owes its outcome.
+        """
         upstream = self.upstream
-        if upstream is not None and not self._is_blamed and upstream not in self.tried:
+        if upstream is None or self._is_blamed:
+            return
+        if upstream not in self.tried or upstream.circuit.state is State.HALF_OPEN:
             self._is_blamed = True
             self.proxy.guard.settle(upstream, self.permit, Outcome.FAILURE, now)
 

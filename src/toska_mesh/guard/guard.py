@@ -236,8 +236,8 @@ class Guard(Generic[G]):
             previous=was.value,
             current=state.value,
         )
-        if state is State.OPEN:
-            self._revive(target)
+        if state is not State.CLOSED:
+            self._revive(target)  # also beside a trial: it may take for ever, or never be reported
 
     # -- finding out whether it is back
 
@@ -251,8 +251,9 @@ class Guard(Generic[G]):
         try:
             while target.is_blocked and (target.waiting or not target.is_gone):
                 wait = target.circuit.retry_at - self._clock()
-                if target.circuit.state is State.OPEN and not target.is_suspect and wait > 0:
+                if target.circuit.state is not State.CLOSED and not target.is_suspect and wait > 0:
                     await asyncio.sleep(wait)
+                    continue
                 if await self._prober.probe(target):
                     if self._let_back(target):
                         return
@@ -269,7 +270,7 @@ class Guard(Generic[G]):
         if target.is_suspect and target.waiting:
             return False
         self.answered(target)
-        if target.circuit.state is State.OPEN and target.circuit.is_open(self._clock()):
+        if target.circuit.is_open(self._clock()):
             return False
         target.is_blocked = False  # with a circuit that is not closed, the next request is its one trial
         return True

@@ -195,10 +195,10 @@ class Call(Generic[R]):
                 target = sender.guard.choose(service, self._key, self._tried, self._request.is_idempotent, now)
                 if target is None:
                     raise self._unservable(service, now)
-                headers = self._begin_try(target, now)
                 pause: float | None
                 cancelling = task.cancelling()
                 try:
+                    headers = self._begin_try(target, now)
                     reply = await sender.transport.send(self._request, target, headers, self)
                 except TryFailedError as error:
                     self._disarm()
@@ -450,9 +450,14 @@ class Call(Generic[R]):
         return present
 
     def _blame(self, now: float) -> None:
-        """Count the failure against the instance, once per call however often it is tried there."""
+        """Count the failure against the instance, once per call however often it is tried there.
+
+        A trial is counted all the same: whoever has it owes its outcome.
+        """
         target = self._target
-        if target is not None and not self._is_blamed and target not in self._tried:
+        if target is None or self._is_blamed:
+            return
+        if target not in self._tried or target.circuit.state is State.HALF_OPEN:
             self._is_blamed = True
             self._sender.guard.settle(target, self._permit, Outcome.FAILURE, now)
 
