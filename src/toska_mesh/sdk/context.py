@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from toska_mesh.resilience.deadline import NEVER, Deadline
@@ -52,20 +52,36 @@ class RequestContext:
         return _continued(self.trace, random.Random(0))[1] if self.trace else ""
 
 
-_current: ContextVar[RequestContext | None] = ContextVar("toska_request_context", default=None)
+class _Serving:
+    """What the tasks of one request share: when it is over, nobody waits for those that go on."""
+
+    __slots__ = ("context",)
+
+    def __init__(self, context: RequestContext) -> None:
+        self.context = context
+
+
+_current: ContextVar[_Serving | None] = ContextVar("toska_request_context", default=None)
 
 
 def current() -> RequestContext | None:
-    """The context of the request that is being served here; None outside of one."""
-    return _current.get()
+    """The context of the request that is being served here; None outside of one.
+
+    A task that was started for a request and outlives it keeps the ids and the trace, without the deadline.
+    """
+    serving = _current.get()
+    return serving.context if serving is not None else None
 
 
-def enter(context: RequestContext) -> Token[RequestContext | None]:
+def enter(context: RequestContext) -> Token[_Serving | None]:
     """Make `context` the current one here, and for tasks started from now on; to be followed by `leave`."""
-    return _current.set(context)
+    return _current.set(_Serving(context))
 
 
-def leave(token: Token[RequestContext | None]) -> None:
+def leave(token: Token[_Serving | None]) -> None:
+    serving = _current.get()
+    if serving is not None and serving.context.deadline is not NEVER:
+        serving.context = replace(serving.context, deadline=NEVER)
     _current.reset(token)
 
 

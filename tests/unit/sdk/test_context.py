@@ -132,3 +132,21 @@ async def test_the_context_belongs_to_the_request_and_to_the_tasks_it_starts() -
         assert current() is None
         tasks.create_task(look())
     assert seen == [context, None]
+
+
+async def test_a_task_that_outlives_its_request_keeps_the_trace_and_has_no_deadline() -> None:
+    over = asyncio.Event()
+
+    async def refresh() -> RequestContext | None:
+        await over.wait()
+        return current()
+
+    async with asyncio.TaskGroup() as tasks:
+        with serving_request(RequestContext("corr", "req", (("traceparent", TRACEPARENT),), Deadline(5.0))):
+            task = tasks.create_task(refresh())
+        over.set()
+    found = await task
+    assert found is not None
+    assert found.deadline is NEVER
+    assert (found.correlation_id, found.trace) == ("corr", (("traceparent", TRACEPARENT),))
+    assert current() is None
