@@ -74,18 +74,19 @@ class Joined:
 
     async def _stay(self) -> None:
         options = self.stay.options
-        port = options.port
-        if options.register:
-            port = await until_open(options.port, self._open_before)
+        if not options.register:
+            await self.stay.run(options.port)
+            return
+        port = await self._opened_port()
+        if port is None:
+            log.info("not_joined", service=options.name, reason="the server stopped before it had opened a port")
+            return
         if not self._interception.begin():
             log.warning(
                 "signals_not_intercepted",
                 service=options.name,
                 consequence="the server closes its port before the instance has left the mesh",
             )
-        if not options.register:
-            await self.stay.run(port)
-            return
         lease = PortLease(port)
         try:
             if await self._until_ours(lease, port):
@@ -96,6 +97,18 @@ class Joined:
                         await self.stay.edge.in_flight.idle()
         finally:
             lease.release()
+
+    async def _opened_port(self) -> int | None:
+        """None: asked to leave before the server had one, as in the app's own tests, or where its port was taken."""
+        async with asyncio.TaskGroup() as tasks:
+            opening = tasks.create_task(
+                until_open(self.stay.options.port, self._open_before), name="wait for the server's port"
+            )
+            asked = tasks.create_task(self.stay.asked_to_leave(), name="wait until the end of the stay")
+            await asyncio.wait([opening, asked], return_when=asyncio.FIRST_COMPLETED)
+            opening.cancel()
+            asked.cancel()
+        return None if opening.cancelled() else opening.result()
 
     async def _until_ours(self, lease: PortLease, port: int) -> bool:
         """Wait for the lease. False: we were asked to leave, and the one who held it has left."""
