@@ -10,6 +10,8 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from toska_mesh.errors import ConfigError
+from toska_mesh.sdk import apps
 from toska_mesh.sdk.asgi import ASGIApp, MeshASGI, Message, Receive, Scope, Send
 from toska_mesh.sdk.checks import HealthCheck
 from toska_mesh.sdk.defaults import chosen_options
@@ -18,6 +20,8 @@ from toska_mesh.sdk.options import ServiceOptions
 from toska_mesh.telemetry import event_log
 
 log = event_log("sdk")
+
+JOINED_ALREADY = "the app has joined already; give the app itself, join() is for servers of somebody else's"
 
 _STARTED, _NOT_STARTED = "lifespan.startup.complete", "lifespan.startup.failed"
 
@@ -35,6 +39,10 @@ class MeshMiddleware:
         joined: Joined | None = None,
         **overrides: Any,
     ) -> None:
+        if isinstance(app, MeshMiddleware):
+            raise ConfigError(JOINED_ALREADY)
+        if apps.is_aiohttp(apps.ready(app)):
+            raise ConfigError("an aiohttp Application takes no ASGI middleware; join(app) does the same for it")
         self.joined = joined or Joined(chosen_options(options, overrides), checks, metrics_registry)
         self._app = app
         self._asgi = MeshASGI(app, self.joined.stay.edge)

@@ -7,10 +7,9 @@ on trying.
 
 import asyncio
 import importlib
-import inspect
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from random import Random
 from types import TracebackType
@@ -20,14 +19,13 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.errors import ConfigError
 from toska_mesh.model import Endpoint
-from toska_mesh.sdk import extras
+from toska_mesh.sdk import apps, extras
 from toska_mesh.sdk.asgi import ASGIApp, MeshASGI
 from toska_mesh.sdk.checks import READY, TIMEOUT_SECONDS, HealthCheck
 from toska_mesh.sdk.environment import service_options
 from toska_mesh.sdk.hosts import Host, bind, port_of
 from toska_mesh.sdk.leaving import LeaveReport
-from toska_mesh.sdk.lifespan import AppStartError
-from toska_mesh.sdk.middleware import MeshMiddleware
+from toska_mesh.sdk.middleware import JOINED_ALREADY, MeshMiddleware
 from toska_mesh.sdk.options import ServiceOptions
 from toska_mesh.sdk.stay import SHUT_DOWN, OpenEnrolment, Stay, open_enrolment
 from toska_mesh.telemetry import event_log
@@ -138,7 +136,9 @@ class MeshService:
         if self._host is not None:
             raise RuntimeError("a MeshService is for one stay; make another for the next")
         options = self.options
-        app = await _made(self._app)
+        if isinstance(self._app, MeshMiddleware):
+            raise ConfigError(JOINED_ALREADY)
+        app = await apps.made(self._app)
         try:
             async with AsyncExitStack() as stack:
                 host = self._host = self._hosted(app, stack)
@@ -203,7 +203,7 @@ class MeshService:
 
     def _hosted(self, app: object, stack: AsyncExitStack) -> Host:
         edge = self._stay.edge
-        if is_aiohttp(app):
+        if apps.is_aiohttp(app):
             module = importlib.import_module("toska_mesh.sdk.aiohttp_app")
             module.add_edge(app, edge)
             sock = self._bound(stack, is_shared=False)
@@ -217,68 +217,6 @@ class MeshService:
         await host.run()
         if not self._stay.edge.is_draining:
             raise RuntimeError(f"the HTTP server of {self.options.name} has ended by itself")
-
-
-def is_aiohttp(app: object) -> bool:
-    """Without importing aiohttp for those that do not use it."""
-    web = sys.modules.get("aiohttp.web")
-    return web is not None and isinstance(app, web.Application)
-
-
-async def _made(app: object) -> object:
-    """The app itself: what was given, what the routes belong to, or what the factory makes."""
-    app = _with_routes(app)
-    if is_aiohttp(app):
-        return app
-    if isinstance(app, MeshMiddleware):
-        raise ConfigError("the app has joined already; give the app itself, join() is for servers of somebody else's")
-    parameters = _required_parameters(app)
-    if parameters == 0:
-        app = _with_routes(await _from_factory(cast(Callable[[], object], app)))
-        parameters = 3 if is_aiohttp(app) else _required_parameters(app)
-    if parameters == 3:
-        return app
-    hint = "; a WSGI app needs an adapter, such as a2wsgi's WSGIMiddleware" if parameters == 2 else ""
-    raise ConfigError(
-        f"{type(app).__name__} is no aiohttp Application, no list of aiohttp routes, no ASGI app and no function that"
-        f" makes one{hint}"
-    )
-
-
-def _with_routes(app: object) -> object:
-    """An Application for routes that come without one, such as `[web.get("/hello", hello)]`."""
-    web = sys.modules.get("aiohttp.web")
-    if web is None or not isinstance(app, Sequence) or not app:
-        return app
-    if not all(isinstance(route, web.AbstractRouteDef) for route in app):
-        return app
-    made = web.Application()
-    made.add_routes(app)
-    return made
-
-
-def _required_parameters(app: object) -> int:
-    """How many a caller has to give; -1 for what cannot be called."""
-    if not callable(app):
-        return -1
-    try:
-        parameters = inspect.signature(app).parameters.values()
-    except (TypeError, ValueError):
-        return 3  # a callable of some extension: an ASGI app, as far as one can tell
-    required = [
-        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return 3 if takes_any or (len(required) < 3 <= len(parameters)) else len(required)
-
-
-async def _from_factory(factory: Callable[[], object]) -> object:
-    try:
-        app = factory()
-        return await cast(Awaitable[object], app) if inspect.isawaitable(app) else app
-    except Exception as exc:
-        name = getattr(factory, "__qualname__", repr(factory))
-        raise AppStartError(f"the app factory {name} failed: {type(exc).__name__}: {exc}") from exc
 
 
 def _alone(exc: BaseException) -> BaseException:

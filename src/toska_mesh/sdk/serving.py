@@ -18,15 +18,15 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.errors import ConfigError
-from toska_mesh.sdk import extras
+from toska_mesh.sdk import apps, extras
 from toska_mesh.sdk.checks import HealthCheck
 from toska_mesh.sdk.defaults import chosen_options
 from toska_mesh.sdk.joined import Joined
 from toska_mesh.sdk.lifespan import AppStartError
-from toska_mesh.sdk.middleware import MeshMiddleware
+from toska_mesh.sdk.middleware import JOINED_ALREADY, MeshMiddleware
 from toska_mesh.sdk.options import ServiceOptions
 from toska_mesh.sdk.outlet import program_log
-from toska_mesh.sdk.service import UVICORN, MeshService, is_aiohttp
+from toska_mesh.sdk.service import UVICORN, MeshService
 from toska_mesh.telemetry import event_log
 
 log = event_log("sdk")
@@ -85,9 +85,12 @@ def join(
     code and environment do not say it. What a server must do for that is in `docs/sdk.md`.
     """
     joined = Joined(chosen_options(options, overrides), checks, metrics_registry)
-    if is_aiohttp(app):
-        importlib.import_module("toska_mesh.sdk.aiohttp_app").add_stay(app, joined)
-        return app
+    if isinstance(app, MeshMiddleware):
+        raise ConfigError(JOINED_ALREADY)
+    given = apps.ready(app)
+    if apps.is_aiohttp(given):
+        importlib.import_module("toska_mesh.sdk.aiohttp_app").add_stay(given, joined)
+        return given
     return MeshMiddleware(app, joined=joined)
 
 
