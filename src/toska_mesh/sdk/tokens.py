@@ -4,11 +4,10 @@ HS256 with the claims that every validator of the mesh family asks for. One toke
 well before its end, and also when the wall clock was set back to before its beginning.
 """
 
+import importlib
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-
-import jwt
 
 from toska_mesh.sdk.options import SERVICE_ROLE, ConnectOptions
 
@@ -39,17 +38,19 @@ class ServiceToken:
         self._identity = options.identity or service
         self._utcnow = utcnow
         self._new_id = new_id
+        # Its weight (PyJWT and cryptography) is for those who have a secret.
+        self._encode: Callable[..., str] | None = importlib.import_module("jwt").encode if options.auth_secret else None
         self._token = ""
         self._made_at = 0
         self._stale_at = 0
 
     def current(self) -> str:
         """Empty when no secret is set."""
-        if not self._options.auth_secret:
+        if self._encode is None:
             return ""
         now = int(self._utcnow().timestamp())
         if not self._made_at <= now < self._stale_at:
-            self._token = self._make(now)
+            self._token = self._make(self._encode, now)
         return self._token
 
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
@@ -57,14 +58,14 @@ class ServiceToken:
         token = self.current()
         return (("authorization", f"Bearer {token}"),) if token else ()
 
-    def _make(self, now: int) -> str:
+    def _make(self, encode: Callable[..., str], now: int) -> str:
         options = self._options
         seconds = options.token_minutes * 60
         self._made_at, self._stale_at = now, now + seconds - min(MARGIN_SECONDS, seconds // 4)
         roles = list(dict.fromkeys((*options.roles, SERVICE_ROLE)))
         # .NET writes one claim per role: a text if there is one, a list of several.
         role = roles[0] if len(roles) == 1 else roles
-        return jwt.encode(
+        return encode(
             {
                 _NAME_ID: self._identity,
                 _NAME: self._identity,

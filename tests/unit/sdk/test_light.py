@@ -44,6 +44,15 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert json.loads(run(code)) == []
 
 
+@pytest.mark.parametrize("secret", ["", "0123456789abcdefghijklmnopqrstuvwxyz"])
+def test_only_a_secret_loads_what_makes_tokens(secret: str) -> None:
+    code = (
+        "import sys; from toska_mesh.sdk.options import ConnectOptions; from toska_mesh.sdk.tokens import ServiceToken;"
+        f"ServiceToken(ConnectOptions(auth_secret={secret!r}), 'orders').current(); print('jwt' in sys.modules)"
+    )
+    assert run(code).strip() == str(bool(secret))
+
+
 @pytest.mark.parametrize("name", toska_mesh.sdk.__all__)
 def test_every_public_name_can_be_had_without_the_extras(name: str) -> None:
     run(FORBID.format(names=(*SERVER_ONLY, *FRAMEWORKS)) + f"import toska_mesh.sdk; toska_mesh.sdk.{name}")
