@@ -38,7 +38,7 @@ SERVICES = """\
 What a service that uses the SDK reads. Options written in code count before the environment, the environment before the
 defaults. Of several names the first that is set counts; those with `__` are .NET's, in any case, and their times are
 written as .NET writes them (`00:00:30`). The daemons' rules hold here too: an unknown variable that begins with
-`MESH_SERVICE_`, `MESH_DISCOVERY_` or `MESH_REGISTRY_` is an error, and so is an unknown `Mesh__Service__…`.
+`MESH_` is an error, unless it is a service link of Kubernetes, and so is an unknown `Mesh__Service__…`.
 `MESH_SERVICE_METADATA_ZONE=a` registers the metadata `zone`; two underscores are a hyphen
 (`MESH_SERVICE_METADATA_TOSKA__RETRIES` is `toska-retries`). `Mesh__Service__Metadata__<key>` keeps its key as it is.
 """

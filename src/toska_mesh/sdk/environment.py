@@ -1,10 +1,10 @@
 """Options from environment variables: this family's names, those of its .NET SDK, and what Kubernetes pods are told.
 
 Code overrides the environment, the environment overrides defaults. One table says which variable fills which option
-and is also the source of the reference in `docs/configuration.md`. A value that cannot be understood, or a name that
-is nearly ours, is a ConfigError naming variable, value and what would be right; nothing is passed over in silence but
-the service links that Kubernetes injects (`MESH_SERVICE_PORT=tcp://…` beside a Service called `mesh-service`) and .NET
-settings that have no meaning here.
+and is also the source of the reference in `docs/configuration.md`. A value that cannot be understood, or an unknown
+name that begins with `MESH_`, is a ConfigError naming variable, value and what would be right; nothing is passed over
+in silence but the key-value store's own names, the service links that Kubernetes injects
+(`MESH_SERVICE_PORT=tcp://…` beside a Service called `mesh-service`) and .NET settings that have no meaning here.
 """
 
 import difflib
@@ -18,8 +18,11 @@ from urllib.parse import urlsplit
 from toska_mesh.errors import ConfigError
 from toska_mesh.sdk.options import ConnectOptions, InvalidOptionError, ServiceOptions
 
-OWN_PREFIXES: Final = ("MESH_SERVICE_", "MESH_DISCOVERY_", "MESH_REGISTRY_")
-"""Name spaces in which an unknown variable is an error."""
+OWN_PREFIX: Final = "MESH_"
+"""The name space in which an unknown variable is an error."""
+
+KEY_VALUE_PREFIX: Final = "MESH_KV_"
+"""Read, and judged, where a store is opened (`sdk.kv`)."""
 
 METADATA_PREFIX: Final = "MESH_SERVICE_METADATA_"
 _DOTNET_METADATA_PREFIX: Final = "mesh__service__metadata__"
@@ -29,6 +32,9 @@ _DOTNET_PREFIXES: Final = (
     "mesh__serviceauth__",
     "mesh__identity__",
 )
+_DOTNET_SHOUTED: Final = "MESH__"
+"""How .NET's names begin where they are written in capitals."""
+
 _NO_MEANING_HERE: Final = frozenset(
     {
         "mesh__service__enabletelemetry",
@@ -230,7 +236,7 @@ def _unknown(environ: Mapping[str, str]) -> Iterator[str]:
     ours = {name for name in names if "__" not in name}
     dotnet = {name.lower(): name for name in names if "__" in name}
     for name, value in sorted(environ.items()):
-        if name.startswith(OWN_PREFIXES):
+        if name.startswith(OWN_PREFIX) and not name.startswith((KEY_VALUE_PREFIX, _DOTNET_SHOUTED)):
             is_known = name in ours or (name.startswith(METADATA_PREFIX) and len(name) > len(METADATA_PREFIX))
             if is_known or _LINK_NAME.search(name) or _is_service_link(name, value, environ):
                 continue
@@ -245,6 +251,8 @@ def _unknown(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _unknown_name(name: str, known: set[str]) -> str:
+    if name.rstrip("_") == METADATA_PREFIX.rstrip("_"):
+        return f"{name} is not a setting; write {METADATA_PREFIX}<KEY>=value, one variable for each key"
     by_lower = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     hint = f"did you mean {by_lower[near[0]]}?" if near else "docs/configuration.md lists the ones there are"
@@ -270,6 +278,8 @@ def _seconds(text: str) -> float:
     """A number of seconds, or .NET's TimeSpan text (`[days.]hours:minutes[:seconds[.fraction]]`)."""
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
         return float(text)
+    if _TIMESPAN.match(text) is None:
+        raise ValueError("it should be seconds, 0 or more, or a time such as 00:00:30 (hours, minutes, seconds)")
     return _timespan(text)
 
 

@@ -130,8 +130,9 @@ def test_an_empty_value_is_the_default() -> None:
         ({"MESH_SERVICE_PORT": "70000"}, "MESH_SERVICE_PORT: 70000 is not between 0 and 65535"),
         ({"MESH_SERVICE_NAME": "a b"}, "MESH_SERVICE_NAME: 'a b' is not 1 to 128 letters"),
         ({"MESH_SERVICE_REGISTER": "maybe"}, "MESH_SERVICE_REGISTER='maybe' is wrong: it should be `true` or `false`"),
-        ({"MESH_SERVICE_DRAIN_SECONDS": "30s"}, "MESH_SERVICE_DRAIN_SECONDS='30s' is wrong: it should be a time"),
-        ({"MESH_SERVICE_DRAIN_SECONDS": "-3"}, "MESH_SERVICE_DRAIN_SECONDS='-3' is wrong"),
+        ({"MESH_SERVICE_DRAIN_SECONDS": "30s"}, "MESH_SERVICE_DRAIN_SECONDS='30s' is wrong: it should be seconds"),
+        ({"MESH_SERVICE_DRAIN_SECONDS": "-3"}, "it should be seconds, 0 or more, or a time such as 00:00:30"),
+        ({"Mesh__Service__HealthInterval": "soon"}, "it should be a time such as 00:00:30"),
         ({"Mesh__Service__HealthInterval": "30"}, "to .NET that is 30 days; write 00:00:30"),
         ({"Mesh__Service__HealthInterval": "00:99:00"}, "at most 23 hours, 59 minutes"),
         ({"Mesh__Service__HealthInterval": "00:00:00"}, "Mesh__Service__HealthInterval: 0.0 is not between 1"),
@@ -143,6 +144,13 @@ def test_an_empty_value_is_the_default() -> None:
         ),
         ({"Mesh__Service__Prot": "1"}, "Mesh__Service__Prot is not a setting; did you mean Mesh__Service__Port?"),
         ({"MESH_SERVICE_METADATA_": "x"}, "MESH_SERVICE_METADATA_ is not a setting"),
+        ({"MESH_SERVICE_METADATA": "zone=a"}, "write MESH_SERVICE_METADATA_<KEY>=value, one variable for each key"),
+        ({"MESH_LB_STRATEGY": "Random"}, "did you mean MESH_SERVICE_STRATEGY?"),
+        ({"MESH_STRATEGY": "Random"}, "did you mean MESH_SERVICE_STRATEGY?"),
+        ({"MESH_SERVICEPORT": "80"}, "did you mean MESH_SERVICE_PORT?"),
+        ({"MESH_REGISTER": "false"}, "did you mean MESH_SERVICE_REGISTER?"),
+        ({"MESH_PORT": "80"}, "MESH_PORT is not a setting; did you mean MESH_SERVICE_PORT?"),
+        ({"MESH_FOO": "1"}, "MESH_FOO is not a setting; docs/configuration.md lists the ones there are"),
         ({"MESH_SERVICE_METADATA_SCHEME": "http"}, "the option scheme"),
         ({"MESH_DISCOVERY_CA_FILE": "ca.pem"}, "MESH_DISCOVERY_CA_FILE: is set but the connection is plaintext"),
         (
@@ -197,6 +205,18 @@ def test_no_secret_is_shown_in_a_refusal(variable: str, text: str) -> None:
             {"MESH_SERVICE_HOST": "10.96.0.1", "MESH_SERVICE_PORT": "80", "MESH_PORT": "tcp://10.96.0.1:80"},
             id="a Service called mesh, whose links have our very names",
         ),
+        pytest.param(
+            {
+                "MESH_GATEWAY_SERVICE_HOST": "10.96.0.1",
+                "MESH_GATEWAY_SERVICE_PORT": "80",
+                "MESH_GATEWAY_SERVICE_PORT_HTTP": "80",
+                "MESH_GATEWAY_PORT": "tcp://10.96.0.1:80",
+                "MESH_GATEWAY_PORT_80_TCP": "tcp://10.96.0.1:80",
+                "MESH_GATEWAY_PORT_80_TCP_PORT": "80",
+                "MESH_PORT_80_TCP_ADDR": "10.96.0.1",
+            },
+            id="a Service called mesh-gateway, and one called mesh",
+        ),
     ],
 )
 def test_kubernetes_service_links_are_passed_over(links: dict[str, str]) -> None:
@@ -216,6 +236,8 @@ def test_settings_of_the_dotnet_sdk_without_a_meaning_here_are_no_error() -> Non
         "Mesh__Service__AllowNoopServiceRegistry": "true",
         "Mesh__ServiceDiscovery__Grpc__ClientCertificatePassword": "x",
         "Mesh__KeyValue__Provider": "Redis",
+        "MESH__TELEMETRY__ENABLED": "true",
+        "MESH_KV_PROVIDER": "Redis",
         "ASPNETCORE_URLS": "http://+:80",
     }
     assert service_options(environ) == ServiceOptions()
