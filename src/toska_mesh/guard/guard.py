@@ -1,9 +1,9 @@
 """Keeping requests away from instances that fail or fall silent, and finding out when they are back.
 
 Two kinds of evidence block an instance: its breaker (failures in a row) and suspicion (a request has waited much longer
-than its service usually takes). What ends the block is never a request alone: a small probe of our own asks first, so
-that nobody waits for an instance that may still be hung. The decisions are the resilience core's; this shell owns the
-circuits, reads the clock and runs the probes.
+than its service usually takes, or for a connection longer than one takes). What ends the block is never a request
+alone: a small probe of our own asks first, so that nobody waits for an instance that may still be hung. The decisions
+are the resilience core's; this shell owns the circuits, reads the clock and runs the probes.
 
 The gateway and the SDK's client use this very code: an instance is treated the same whoever sends the requests.
 """
@@ -41,6 +41,8 @@ TRIAL_WAITS_SECONDS: Final = 5.0
 
 REPLAY_MAX_BYTES: Final = 64 * 1024
 """Larger request bodies are not kept for another try; such a request is simply not retried."""
+
+SLOW_DIAL: Final = "the dial is taking too long"
 
 log = event_log("guard")
 
@@ -201,12 +203,31 @@ class Guard(Generic[G]):
                 continue
             for request in [request for request in target.waiting if request.deadline <= now]:
                 request.give_up_waiting()
-            if target.is_suspect or not target.waiting:
-                continue
+            if target.waiting and not target.is_suspect:
+                self._look_for_silence(target, now)
+
+    def _look_for_silence(self, target: Guarded, now: float) -> None:
+        """Whether a request has waited too long: for its answer by what is usual, for its connection by what is not."""
+        policy = self._suspicion
+        slow_dials: list[Waiting] = []
+        for request, began in target.waiting.items():
+            waited = now - began
+            if waited < policy.hurried_seconds:
+                break  # and so have all that came after it
+            patience = request.deadline - began
             # One slow request beside others that are answered is no silence.
-            silent_since = max(next(iter(target.waiting.values())), target.answered_at)
-            if now - silent_since >= self._suspicion.threshold_seconds(target.latency):
-                self._suspect(target, now - silent_since)
+            silent = now - max(began, target.answered_at)
+            if request.is_dialling:
+                bound = policy.dial_threshold_seconds(patience)
+                if silent < bound <= waited:
+                    slow_dials.append(request)  # it takes no further connections, and answers on those that it has
+            else:
+                bound = policy.threshold_seconds(target.latency, patience)
+            if silent >= bound:
+                self._suspect(target, silent)
+                return
+        for request in slow_dials:
+            request.move_on(SLOW_DIAL)
 
     def _suspect(self, target: Guarded, waited: float) -> None:
         target.is_suspect = True
@@ -220,7 +241,7 @@ class Guard(Generic[G]):
         )
         for request in list(target.waiting):
             if request.is_dialling:
-                request.move_on("the dial is taking too long")
+                request.move_on(SLOW_DIAL)
         self._revive(target)
 
     def _after_change(self, target: Guarded, was: State) -> None:

@@ -2,11 +2,12 @@
 
 `RecentLatency` remembers the answers of one service in a histogram that forgets; `is_suspect` compares an instance's
 oldest silent request with it. A suspect is only passed over while others are eligible, and no longer than it is silent,
-so a wrong suspicion costs nothing but a detour.
+so a wrong suspicion costs nothing but a detour. What a request without an answer does about it is not decided here.
 """
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 _GROWTH: Final = 2 ** (1 / 4)
@@ -79,18 +80,45 @@ class SuspicionPolicy:
     """Times the recent p99 of the service."""
     min_samples: int = 10
     """With fewer answers the service's habits are unknown and `unknown_seconds` is the bound."""
-    unknown_seconds: float = 5.0
+    unknown_seconds: float = 2.0
+    """Shorter than some first answers of a process that has just started: what they meet is a probe, which a process
+    that is only slow answers."""
+    dial_seconds: float = 1.0
+    """For a connection that does not come about. The kernel accepts it, whatever the application does, so the service's
+    habits say nothing about it: a machine is dead, a network drops, or a queue overflows."""
+    share: float = 1 / 3
+    """Of the time that the request itself has for its try: another one has to fit behind it."""
+    hurried_seconds: float = 0.25
+    """However little time a request has, no silence shorter than this is suspect."""
+    hurried_factor: float = 3.0
+    """Times the recent p99: the same for what is usual."""
 
     def __post_init__(self) -> None:
-        if not (self.min_seconds > 0 and self.factor > 0 and self.unknown_seconds > 0):
-            raise ValueError("a suspicion policy needs seconds and a factor above 0")
+        if not (
+            self.min_seconds > 0
+            and self.factor > 0
+            and self.unknown_seconds > 0
+            and self.dial_seconds > 0
+            and self.share > 0
+            and self.hurried_seconds > 0
+            and self.hurried_factor > 0
+        ):
+            raise ValueError("a suspicion policy needs seconds, a share and factors above 0")
 
-    def threshold_seconds(self, latency: RecentLatency) -> float:
-        """How long a request may wait silently before its instance is suspect."""
+    def threshold_seconds(self, latency: RecentLatency, patience_seconds: float = inf) -> float:
+        """How long a request may wait silently before its instance is suspect.
+
+        `patience_seconds`: for how long the request would wait at all.
+        """
         p99 = latency.p99()
+        hurried = max(self.hurried_seconds, self.share * patience_seconds)
         if p99 is None or latency.samples < self.min_samples:
-            return self.unknown_seconds
-        return max(self.min_seconds, self.factor * p99)
+            return min(self.unknown_seconds, hurried)
+        return min(max(self.min_seconds, self.factor * p99), max(hurried, self.hurried_factor * p99))
+
+    def dial_threshold_seconds(self, patience_seconds: float = inf) -> float:
+        """The same for a request that still waits for its connection."""
+        return min(self.dial_seconds, max(self.hurried_seconds, self.share * patience_seconds))
 
 
 def is_suspect(oldest_sent_at: float | None, now: float, threshold_seconds: float) -> bool:

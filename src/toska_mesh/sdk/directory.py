@@ -163,7 +163,7 @@ class Directory(Generic[G]):
 
 def _why_blocked(target: Guarded, now: float) -> str:
     if target.is_suspect:
-        return "suspect: it owes an answer for much longer than is usual"
+        return "suspect: silent for too long; a probe decides when it is back"
     if not target.is_blocked:
         return ""
     left = target.circuit.retry_at - now

@@ -65,13 +65,36 @@ def test_it_remembers_no_more_than_asked() -> None:
     [
         pytest.param(0.005, 100, 1.0, id="a fast service: one second"),
         pytest.param(0.5, 100, 10.0, id="a slow service: twenty times its p99"),
-        pytest.param(0.005, 3, 5.0, id="hardly known"),
-        pytest.param(0.0, 0, 5.0, id="not known at all"),
+        pytest.param(0.005, 3, 2.0, id="hardly known"),
+        pytest.param(0.0, 0, 2.0, id="not known at all"),
     ],
 )
 def test_how_long_silence_may_last(usual_seconds: float, answers: int, threshold: float) -> None:
     latency = latency_of(*[usual_seconds] * answers)
     assert threshold <= POLICY.threshold_seconds(latency) <= threshold * 1.2
+
+
+@pytest.mark.parametrize(
+    ("usual_seconds", "answers", "patience", "threshold"),
+    [
+        pytest.param(0.005, 100, 30.0, 1.0, id="time enough: as ever"),
+        pytest.param(0.005, 100, 1.5, 0.5, id="a third of what the request has"),
+        pytest.param(0.005, 100, 0.1, 0.25, id="but not at once"),
+        pytest.param(0.5, 100, 3.0, 1.5, id="nor before three times the p99 of a slow service"),
+        pytest.param(0.0, 0, 3.0, 1.0, id="a third also where nothing is known"),
+        pytest.param(0.0, 0, 30.0, 2.0, id="with time enough: as ever where nothing is known"),
+    ],
+)
+def test_a_request_with_little_time_suspects_sooner(
+    usual_seconds: float, answers: int, patience: float, threshold: float
+) -> None:
+    latency = latency_of(*[usual_seconds] * answers)
+    assert threshold <= POLICY.threshold_seconds(latency, patience) <= threshold * 1.2
+
+
+@pytest.mark.parametrize(("patience", "threshold"), [(30.0, 1.0), (5.0, 1.0), (1.5, 0.5), (0.3, 0.25)])
+def test_how_long_a_dial_may_take_does_not_depend_on_the_service(patience: float, threshold: float) -> None:
+    assert POLICY.dial_threshold_seconds(patience) == pytest.approx(threshold)
 
 
 @pytest.mark.parametrize(
@@ -85,5 +108,7 @@ def test_silence_beyond_the_threshold_is_suspect(sent_at: float | None, now: flo
 def test_values_without_a_meaning_are_refused() -> None:
     with pytest.raises(ValueError):
         SuspicionPolicy(min_seconds=0.0)
+    with pytest.raises(ValueError):
+        SuspicionPolicy(dial_seconds=0.0)
     with pytest.raises(ValueError):
         RecentLatency(memory=10)

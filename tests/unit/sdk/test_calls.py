@@ -8,6 +8,7 @@ import pytest
 from tests.unit.router.build import instance
 from tests.unit.sdk.scripted_calls import (
     ORDERS,
+    ScriptedReply,
     Step,
     answers,
     hangs,
@@ -252,7 +253,7 @@ async def test_the_wait_for_the_first_word_is_not_the_instance_s_silence() -> No
             waiting = tasks.create_task(_as_coroutine(mesh.call(patience=Patience(4.0, 20.0, RetryPolicy()))))
             await asyncio.sleep(8.0)
             mesh.instances("a", "b")
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(1.0)
             assert not mesh.target("a").is_suspect
             assert (await waiting).given == ("a", 1)
         assert now() == pytest.approx(11.0)
@@ -393,6 +394,50 @@ async def test_a_dial_that_takes_too_long_is_left_for_another_whatever_the_metho
         began = now()
         assert (await mesh.call("POST")).given == ("b", 2)
         assert 1.0 <= now() - began < 1.5
+
+
+@pytest.mark.parametrize("others", ["cold", "known and slow"])
+async def test_how_long_a_dial_may_take_has_nothing_to_do_with_the_service_s_habits(others: str) -> None:
+    async with world("a", "b") as mesh:
+        for _ in range(0 if others == "cold" else 40):
+            for name in ("a", "b"):
+                mesh.scripts[name].append(answers(after=0.5))
+            await mesh.call()
+        mesh.scripts["a"] = [swallows()]
+        mesh.scripts["b"] = []
+        began = now()
+        assert (await mesh.call("POST")).given == ("b", 2)
+        assert 1.0 <= now() - began < 1.2
+        assert mesh.target("a").is_suspect
+        mesh.assert_balanced()
+
+
+async def test_a_dial_is_not_waited_for_at_an_instance_that_answers_on_its_other_connections() -> None:
+    async with world("a", "b") as mesh:
+        mesh.scripts["a"] = [swallows(), *[answers(after=0.1)] * 100]
+        async with asyncio.TaskGroup() as tasks:
+            dialling = tasks.create_task(_as_coroutine(mesh.call()))
+            await asyncio.sleep(0)
+            for _ in range(40):
+                await mesh.call()
+                assert not mesh.target("a").is_suspect, "it answers"
+            assert (await dialling).given == ("b", 2)
+        assert now() < 3.0
+        mesh.assert_balanced()
+
+
+async def test_a_dial_that_no_other_instance_could_take_is_waited_for() -> None:
+    async with world("a") as mesh:
+
+        async def connects_late(request: Any, progress: Any) -> ScriptedReply:
+            await asyncio.sleep(3.0)
+            progress.connected()
+            return ScriptedReply(200)
+
+        mesh.scripts["a"] = [connects_late]
+        assert (await mesh.call()).given == ("a", 1)
+        assert now() == pytest.approx(3.0)
+        assert not mesh.target("a").is_suspect
 
 
 async def test_when_everybody_is_only_suspect_the_least_loaded_one_is_asked() -> None:
