@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Never, Protocol
 
 from toska_mesh.aio import Latest
+from toska_mesh.errors import RegistryError
 from toska_mesh.model import CatalogSnapshot, HealthStatus, Instance, InstanceId, ServiceName, Verdicts
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -154,6 +155,10 @@ class BarrierReport:
     """For people: who has applied it, or who has not and what stood in the way."""
 
 
+class UnknownServiceError(RegistryError):
+    """The registry does not list the service, and too many of those are waited for. The text is for the caller."""
+
+
 class GatewayBarrier(Protocol):
     """Tells when what a caller has changed in the registry is in force everywhere."""
 
@@ -161,5 +166,6 @@ class GatewayBarrier(Protocol):
         """Wait until every gateway routes `service` by what the registry says now, or until the deadline.
 
         Call it after the registry has acknowledged the change. An outage of the registry meanwhile is waited out, so
-        a report that says "not applied" is the answer to it; a refusal raises RegistryError.
+        a report that says "not applied" is the answer to it; a refusal raises RegistryError, and UnknownServiceError
+        if it is because of the service.
         """

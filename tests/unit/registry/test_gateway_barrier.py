@@ -14,10 +14,11 @@ from tests.unit.registry.consul_fake import FakeConsul
 
 from toska_mesh.errors import RegistryError
 from toska_mesh.model import ServiceName
-from toska_mesh.registry.api import BarrierReport
+from toska_mesh.registry.api import BarrierReport, UnknownServiceError
 from toska_mesh.registry.consul import ConsulGatewayBarrier, ConsulGatewayPresence
 from toska_mesh.registry.consul.client import Answer
 from toska_mesh.registry.consul.ledger import FenceLedger
+from toska_mesh.registry.consul.leftovers import MAX_UNKNOWN
 
 ORDERS, CARTS = ServiceName("orders"), ServiceName("carts")
 FENCE = "toska/fences/orders"
@@ -430,6 +431,123 @@ async def test_cancelled_at_any_await_a_wait_ends_and_others_go_on(step: int) ->
                 await asyncio.sleep(0.0001)
             cancelled.cancel()
         assert other.result().is_applied
+
+
+# --- what is left behind ------------------------------------------------------------------------------------------
+
+
+def fences(consul: FakeConsul) -> set[str]:
+    return {key.removeprefix("toska/fences/") for key in consul.kv if key.startswith("toska/fences/")}
+
+
+@asynccontextmanager
+async def long_lived(consul: FakeConsul) -> AsyncIterator[ConsulGatewayBarrier]:
+    it = barrier(consul)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(it.run())
+        yield it
+        running.cancel()
+
+
+async def test_fences_that_were_given_up_are_deleted_by_a_process_that_lives_long() -> None:
+    consul = FakeConsul()
+    async with gateways(consul, "gw-1") as ((gateway,), _), long_lived(consul) as it:
+        gateway.may_apply.clear()
+        await wait(consul, 1, CARTS)  # another process's
+        assert not (await it.wait_applied(ORDERS, now() + 1)).is_applied
+        async with asyncio.TaskGroup() as tasks:
+            cancelled = tasks.create_task(it.wait_applied(ServiceName("cancelled"), now() + 30))
+            await asyncio.sleep(1)
+            cancelled.cancel()
+        await asyncio.sleep(500)
+        assert fences(consul) == {"orders", "carts", "cancelled"}
+        await wait(consul, 1, CARTS)  # written again: it begins to be old anew
+        await asyncio.sleep(240)
+        assert fences(consul) == {"carts"}
+        await asyncio.sleep(500)
+        assert fences(consul) == set()
+
+
+async def test_a_registry_that_is_away_or_refuses_does_not_end_the_tidying() -> None:
+    class Grumpy(FakeConsul):
+        is_grumpy = False
+
+        async def call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Answer:
+            if self.is_grumpy and "fences" in path:
+                raise RegistryError("registry answered 403: Permission denied")
+            return await super().call(method, path, *args, **kwargs)
+
+    consul = Grumpy()
+    async with long_lived(consul):
+        async with gateways(consul, "gw-1") as ((gateway,), _):
+            gateway.may_apply.clear()
+            await wait(consul, 1)
+        consul.break_connections("frozen")
+        await asyncio.sleep(100)
+        consul.break_connections("up")
+        consul.is_grumpy = True
+        await asyncio.sleep(1000)
+        assert fences(consul) == {"orders"}
+        consul.is_grumpy = False
+        await asyncio.sleep(1000)
+        assert fences(consul) == set()
+
+
+@pytest.mark.parametrize("is_same_process", [True, False])
+async def test_a_fence_that_is_still_waited_for_is_not_taken_for_given_up(is_same_process: bool) -> None:
+    consul = FakeConsul()
+    async with gateways(consul, "gw-1") as ((gateway,), _), long_lived(consul) as it:
+        gateway.may_apply.clear()
+        async with asyncio.TaskGroup() as tasks:
+            waiter = it if is_same_process else barrier(consul)
+            waiting = tasks.create_task(waiter.wait_applied(ORDERS, now() + 3600))
+            await asyncio.sleep(1)
+            first = consul.kv[FENCE]["ModifyIndex"]
+            await asyncio.sleep(3000)
+            assert FENCE in consul.kv
+            gateway.may_apply.set()
+        assert waiting.result().is_applied
+        assert waiting.result().index == first
+        assert not fences(consul)
+
+
+async def test_names_that_nobody_knows_leave_so_many_fences_and_no_more() -> None:
+    consul = FakeConsul()
+    consul.register("carts", "c1")
+    async with gateways(consul, "gw-1") as ((gateway,), _), long_lived(consul) as it:
+        gateway.may_apply.clear()
+        refusals = 0
+        for number in range(300):
+            try:
+                assert not (await it.wait_applied(ServiceName(f"junk-{number}"), now() + 0.1)).is_applied
+            except UnknownServiceError:
+                refusals += 1
+        assert (len(fences(consul)), refusals) == (MAX_UNKNOWN, 300 - MAX_UNKNOWN)
+        # What is there already, and what is registered, adds nothing that has no bound.
+        assert not (await it.wait_applied(ServiceName("junk-7"), now() + 0.1)).is_applied
+        assert not (await it.wait_applied(CARTS, now() + 0.1)).is_applied
+        gateway.may_apply.set()
+        # The last instance leaves, and waits once more.
+        consul.deregister("c1")
+        assert (await it.wait_applied(CARTS, now() + 1)).is_applied
+        await asyncio.sleep(700)
+        assert fences(consul) == set()
+        for number in range(300):  # they end well now: none is left behind
+            assert (await it.wait_applied(ServiceName(f"junk-{number}"), now() + 1)).is_applied
+
+
+async def test_tidying_up_ends_by_the_deadline() -> None:
+    class Slow(FakeConsul):
+        async def call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Answer:
+            if method == "DELETE":
+                self.break_connections("frozen")
+            return await super().call(method, path, *args, **kwargs)
+
+    consul = Slow()
+    deadline = now() + 1
+    report = await barrier(consul).wait_applied(ORDERS, deadline)
+    assert report.is_applied
+    assert now() == deadline
 
 
 # --- the gateway --------------------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ what it has read, and says so in its own key (see `gateways`, `presence`). Index
 answer that did not change what a gateway shows leaves no trace in it, and each endpoint counts for itself (see the ADR
 "leave a fence behind the change").
 
-A fence is taken away once all have passed it. One that was given up stays, one key per service at most: whoever comes
-late still passes it, and the next waiter writes over it.
+A fence is taken away once all have passed it. One that was given up stays for a while, one key per service at most:
+whoever comes late still passes it, and the next waiter writes over it. `leftovers` sees to it that they do not pile up.
 """
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Never
 
@@ -23,21 +24,23 @@ from toska_mesh.registry.api import BarrierReport, GatewayProgress
 from toska_mesh.registry.consul.agreement import AgentAgreement
 from toska_mesh.registry.consul.client import ConsulApi
 from toska_mesh.registry.consul.codec import parse_json
+from toska_mesh.registry.consul.fence_keys import fence_path
 from toska_mesh.registry.consul.gateways import SETTLING_SECONDS, TTL_SECONDS, GatewayBoard, Listing
-from toska_mesh.registry.consul.lock import kv_path
+from toska_mesh.registry.consul.leftovers import KEEP_SECONDS, Leftovers
 from toska_mesh.registry.consul.polling import Backoff
 
-PREFIX = "toska/fences/"
 _LONGEST_PAUSE_SECONDS = 1.0
 _AGREEMENT_PAUSES = (0.02, 0.05, 0.1, 0.25)
 _TIDYING_SECONDS = 2.0
+_RENEWAL_SECONDS = KEEP_SECONDS / 3
+"""A fence that is still waited for is written again that often, so that no other process takes it for given up."""
 
 
 class ConsulGatewayBarrier:
     """`GatewayBarrier` over KV. One object serves any number of waits at once, with one long poll for all of them.
 
     `run` is for processes that live long: it remembers the gateways between the waits, so that after an outage none is
-    overlooked that a restarted registry has forgotten.
+    overlooked that a restarted registry has forgotten, and deletes the fences that were given up.
     """
 
     def __init__(
@@ -54,21 +57,28 @@ class ConsulGatewayBarrier:
         self._api = api
         self._rng = rng or random.Random()
         self._agreement = AgentAgreement(api)
+        self._leftovers = Leftovers(api)
         self._board = GatewayBoard(api, missed_seconds=missed_seconds, settling_seconds=settling_seconds)
 
     async def run(self) -> Never:
-        """Follow the list of gateways until cancelled."""
-        await self._board.run(self._backoff())
+        """Follow the list of gateways, and tidy up, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._leftovers.run(self._backoff()), name="delete fences that were given up")
+            await self._board.run(self._backoff())
+        raise AssertionError("the list is followed until cancelled")
 
-    async def wait_applied(self, service: ServiceName, deadline: float) -> BarrierReport:
-        """See `GatewayBarrier.wait_applied`."""
-        wait = _Wait(service)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._pass(wait)
-        except TimeoutError:
-            return wait.report(is_applied=False)
-        await self._take_away(wait)
+    async def wait_applied(
+        self, service: ServiceName, deadline: float, on_progress: Callable[[str], None] = lambda words: None
+    ) -> BarrierReport:
+        """See `GatewayBarrier.wait_applied`. `on_progress` gets what is missing whenever that may have changed."""
+        wait = _Wait(service, on_progress)
+        with self._leftovers.using(service):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._pass(wait)
+            except TimeoutError:
+                return wait.report(is_applied=False)
+            await self._leftovers.take_away(service, wait.fence, deadline, _TIDYING_SECONDS)
         return wait.report(is_applied=True)
 
     async def _pass(self, wait: "_Wait") -> None:
@@ -77,11 +87,13 @@ class ConsulGatewayBarrier:
         while True:
             try:
                 await self._agree(wait)
+                await self._leftovers.admit(wait.service)
                 # After an outage it is put again: the registry may have lost it, or be another one.
-                wait.index = await self._put_fence(wait)
-                await self._watch(wait)
+                wait.index = wait.fence = await self._put_fence(wait)
+                while not await self._watch_for(wait, _RENEWAL_SECONDS):
+                    wait.fence = await self._put_fence(wait)  # who is past the first is past our change
             except RegistryUnavailableError as error:
-                wait.trouble = str(error)
+                wait.blocked_by(str(error))
                 self._board.outage()
                 await asyncio.sleep(backoff.failed(error))
             else:
@@ -90,13 +102,13 @@ class ConsulGatewayBarrier:
     async def _agree(self, wait: "_Wait") -> None:
         tries = 0
         while difference := await self._agreement.difference(wait.service):
-            wait.trouble = difference
+            wait.blocked_by(difference)
             await asyncio.sleep(_AGREEMENT_PAUSES[min(tries, len(_AGREEMENT_PAUSES) - 1)])
             tries += 1
         wait.trouble = ""
 
     async def _put_fence(self, wait: "_Wait") -> int:
-        path = kv_path(PREFIX + wait.service)
+        path = fence_path(wait.service)
         while True:
             # A value that is there already would leave the index as it is.
             await self._api.call("PUT", path, body=orjson.dumps({"waiter": f"{self._rng.getrandbits(64):016x}"}))
@@ -106,11 +118,22 @@ class ConsulGatewayBarrier:
                 return _modify_index(answer.body)
             # Another waiter wrote over ours and took its own away.
 
+    async def _watch_for(self, wait: "_Wait", seconds: float) -> bool:
+        """Whether all were past the fence within this time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._watch(wait)
+        except TimeoutError:
+            return False
+        return True
+
     async def _watch(self, wait: "_Wait") -> None:
         board = self._board
         listing = await board.read()
         while True:
             wait.take(listing, board.missed)
+            if wait.behind() or wait.missed:
+                wait.on_progress(wait.failure())
             if wait.behind():
                 listing = await board.newer_than(listing)
                 continue
@@ -124,15 +147,6 @@ class ConsulGatewayBarrier:
             except TimeoutError:
                 listing = await board.read()
 
-    async def _take_away(self, wait: "_Wait") -> None:
-        """Only if nobody wrote over it. No harm if it stays."""
-        try:
-            await self._api.call(
-                "DELETE", kv_path(PREFIX + wait.service), {"cas": str(wait.index)}, limit_seconds=_TIDYING_SECONDS
-            )
-        except RegistryError:
-            pass
-
     def _backoff(self) -> Backoff:
         return Backoff(self._rng, base_seconds=0.1, longest_seconds=_LONGEST_PAUSE_SECONDS)
 
@@ -142,13 +156,21 @@ class _Wait:
     """One wait, and all that its report tells."""
 
     service: ServiceName
+    on_progress: Callable[[str], None]
     index: int = 0
+    """What the gateways have to be past."""
+    fence: int = 0
+    """The index of what we wrote last."""
     listing: Listing | None = None
     seen: frozenset[str] = frozenset()
     """Every gateway that was there at any moment of the wait."""
     missed: frozenset[str] = frozenset()
     trouble: str = field(default="")
     """What stands in the way, if it is not a gateway."""
+
+    def blocked_by(self, trouble: str) -> None:
+        self.trouble = trouble
+        self.on_progress(self.failure())
 
     def take(self, listing: Listing, missed: frozenset[str]) -> None:
         self.listing, self.missed = listing, missed
@@ -164,7 +186,7 @@ class _Wait:
         return [one for one in self.progress() if one.applied_index < self.index]
 
     def report(self, *, is_applied: bool) -> BarrierReport:
-        reason = self._success() if is_applied else self._failure()
+        reason = self._success() if is_applied else self.failure()
         return BarrierReport(is_applied, self.index, self.progress(), reason)
 
     def _success(self) -> str:
@@ -175,7 +197,7 @@ class _Wait:
             return "no gateway has shown itself in the registry, so there was nobody to wait for"
         return f"applied by {'the one gateway' if count == 1 else f'all {count} gateways'}"
 
-    def _failure(self) -> str:
+    def failure(self) -> str:
         reasons = []
         if behind := self.behind():
             names = ", ".join(one.name for one in behind)

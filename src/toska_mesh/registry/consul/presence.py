@@ -10,13 +10,14 @@ when it has, or has found that it cannot.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Never
+from typing import Never
 
 from toska_mesh.errors import RegistryError, RegistryUnavailableError
 from toska_mesh.model import ServiceName
 from toska_mesh.registry.consul.client import ConsulApi, SessionLostError
 from toska_mesh.registry.consul.codec import parse_json
-from toska_mesh.registry.consul.fence import PREFIX as FENCES
+from toska_mesh.registry.consul.fence_keys import PREFIX as FENCES
+from toska_mesh.registry.consul.fence_keys import fences_in
 from toska_mesh.registry.consul.gateways import PREFIX, TTL_SECONDS, GatewayState, encode_state
 from toska_mesh.registry.consul.ledger import FenceLedger
 from toska_mesh.registry.consul.lock import kv_path
@@ -128,7 +129,7 @@ class ConsulGatewayPresence:
             ledger = self._ledger
             try:
                 poll = await self._query.next()
-                fences = _fences_in(poll.body)
+                fences = fences_in(poll.body)
             except RegistryError as error:
                 self._query.forget_index()
                 if ledger is self._ledger:
@@ -217,19 +218,3 @@ class ConsulGatewayPresence:
 
     def _backoff(self) -> Backoff:
         return Backoff(self._rng, longest_seconds=3.0)
-
-
-def _fences_in(body: bytes) -> dict[ServiceName, int]:
-    entries = parse_json(body, "the fences") if body else []
-    if not isinstance(entries, list):
-        raise RegistryError("the registry's list of fences is no list")
-    found: dict[ServiceName, int] = {}
-    for entry in entries:
-        key, index = _of(entry, "Key"), _of(entry, "ModifyIndex")
-        if isinstance(key, str) and isinstance(index, int) and key.removeprefix(FENCES):
-            found[ServiceName(key.removeprefix(FENCES))] = index
-    return found
-
-
-def _of(entry: Any, name: str) -> Any:
-    return entry.get(name) if isinstance(entry, dict) else None
