@@ -6,9 +6,11 @@ family means by it: nobody knows the id. The wait for the gateways is a service 
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 
@@ -18,7 +20,7 @@ from toska_mesh.pb import discovery_pb2 as pb
 from toska_mesh.pb import mesh_pb2
 from toska_mesh.pb.discovery_pb2_grpc import DiscoveryRegistryStub
 from toska_mesh.pb.mesh_pb2_grpc import MeshStub
-from toska_mesh.sdk.enrolment import Applied, Member
+from toska_mesh.sdk.enrolment import Applied, Member, NobodyListensError
 from toska_mesh.sdk.options import ConnectOptions
 from toska_mesh.sdk.tokens import ServiceToken
 
@@ -55,6 +57,10 @@ _REFUSALS = frozenset(
 )
 """What asking again unchanged will not help; everything else may pass."""
 
+_NOT_CONNECTED = "failed to connect to all addresses"
+_REFUSED = "Connection refused"
+_PEER = re.compile(r"ipv[46]:\S+: ")
+
 _STATUS = {
     HealthStatus.HEALTHY: pb.HEALTH_STATUS_HEALTHY,
     HealthStatus.UNHEALTHY: pb.HEALTH_STATUS_UNHEALTHY,
@@ -90,12 +96,13 @@ def _read(path: str, option: str) -> bytes:
 
 
 class DiscoveryEnrolment:
-    """See `Enrolment`. The channel belongs to the caller and may serve others too."""
+    """See `Enrolment`. The channel belongs to the caller and may serve others too; `address` is where it leads."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: ServiceToken) -> None:
+    def __init__(self, channel: grpc.aio.Channel, token: ServiceToken, address: str) -> None:
         self._discovery = DiscoveryRegistryStub(channel)  # type: ignore[no-untyped-call]  # generated
         self._mesh = MeshStub(channel)  # type: ignore[no-untyped-call]  # generated
         self._token = token
+        self._address = address
         self._services: dict[InstanceId, ServiceName] = {}
         """What was registered here, by id."""
 
@@ -158,18 +165,32 @@ class DiscoveryEnrolment:
             answer = await call
             return answer, _unavailable(await call.trailing_metadata())
         except grpc.aio.AioRpcError as exc:
-            raise _translated(exc) from exc
+            raise _translated(exc, self._address) from exc
 
 
 class _UnimplementedError(RegistryError):
     """Whoever answered has no such method."""
 
 
-def _translated(exc: grpc.aio.AioRpcError) -> RegistryError:
-    said = f"{exc.code().name}: {exc.details()}"
+def _translated(exc: grpc.aio.AioRpcError, address: str) -> RegistryError:
+    """In words that name what was configured: a name with several addresses fails at another one each time."""
+    place = f"{address} (MESH_DISCOVERY_ADDRESS)"
+    details = _PEER.sub("", exc.details() or "")
+    if exc.code() is grpc.StatusCode.UNAVAILABLE and details.startswith(_NOT_CONNECTED) and _REFUSED in details:
+        words = f"nobody listens at discovery={place}: connection refused"
+        return NobodyListensError(words, is_here=_is_here(address))
+    said = f"{exc.code().name}: {details}"
+    if exc.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return RegistryUnavailableError(f"discovery={place} cannot be reached: {said}")
     if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
         return _UnimplementedError(said)
     return RegistryError(said) if exc.code() in _REFUSALS else RegistryUnavailableError(said)
+
+
+def _is_here(address: str) -> bool:
+    host = urlsplit(f"//{address.rpartition('://')[2]}").hostname or ""
+    ip = rules.parse_ip(host)
+    return host == "localhost" if ip is None else ip.is_loopback
 
 
 def _unavailable(trailing: Sequence[tuple[str, str | bytes]] | None) -> str | None:

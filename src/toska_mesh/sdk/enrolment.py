@@ -8,9 +8,21 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from toska_mesh.errors import RegistryUnavailableError
 from toska_mesh.model import HealthStatus, InstanceId, ServiceName, rules
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+class NobodyListensError(RegistryUnavailableError):
+    """The connection was refused: nothing was sent, and no process listens there.
+
+    `is_here`: on this very machine, so that no network and no machine that moves stand between.
+    """
+
+    def __init__(self, words: str, *, is_here: bool) -> None:
+        super().__init__(words)
+        self.is_here = is_here
 
 
 @dataclass(frozen=True, slots=True)

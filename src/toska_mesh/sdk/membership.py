@@ -13,8 +13,8 @@ from typing import Final, Never
 
 from toska_mesh.aio import Latest
 from toska_mesh.errors import RegistryError, RegistryUnavailableError
-from toska_mesh.model import HealthStatus, InstanceId
-from toska_mesh.sdk.enrolment import Enrolment, Member
+from toska_mesh.model import HealthStatus, InstanceId, rules
+from toska_mesh.sdk.enrolment import Enrolment, Member, NobodyListensError
 from toska_mesh.telemetry import event_log
 
 log = event_log("sdk")
@@ -32,6 +32,10 @@ HEALTH_EVERY_SECONDS: Final = 2.0
 HEALTH_LIMIT_SECONDS: Final = 15.0
 SERVING: Final = "serving"
 
+REMIND_SECONDS: Final = 60.0
+"""A trouble that lasts is told again that often."""
+
+_MOST_REASONS: Final = 4
 _OVERSLEPT_SECONDS: Final = 1.0
 """A call that ends so long after its deadline has not waited for the other side: this process was stopped."""
 
@@ -42,6 +46,23 @@ class Condition:
 
     status: HealthStatus = HealthStatus.HEALTHY
     output: str = SERVING
+
+
+class _Told:
+    """What has been said of a trouble: each of its reasons once, a few at most, and again after a minute."""
+
+    def __init__(self) -> None:
+        self._reasons: set[str] = set()
+        self._since = float("-inf")
+
+    def is_news(self, reason: str, now: float) -> bool:
+        if now - self._since >= REMIND_SECONDS:
+            self._reasons.clear()
+            self._since = now
+        if reason in self._reasons or len(self._reasons) >= _MOST_REASONS:
+            return False
+        self._reasons.add(reason)
+        return True
 
 
 HealthSource = Callable[[], Awaitable[tuple[HealthStatus, str]]]
@@ -193,23 +214,27 @@ class Membership:
 
     async def _register(self) -> None:
         loop = asyncio.get_running_loop()
+        told = _Told()
         failures = 0
         while True:
-            self.may_be_known = True
+            may_be_known, self.may_be_known = self.may_be_known, True
             try:
                 async with self._line:
                     self.instance_id = await self.enrolment.register(self.member, loop.time() + CALL_SECONDS)
                 break
             except RegistryError as exc:
                 failures += 1
-                if str(exc) != self._trouble:
+                self._trouble = str(exc)
+                if isinstance(exc, NobodyListensError):
+                    self.may_be_known = may_be_known  # nothing was sent
+                if told.is_news(self._trouble, loop.time()):
                     log.warning(
                         "registration_refused" if _is_refusal(exc) else "waiting_for_registration",
                         service=self.member.service,
                         instance=self.member.id,
-                        reason=str(exc),
+                        reason=self._trouble,
+                        tries=failures,
                     )
-                self._trouble = str(exc)
             await asyncio.sleep(wait_seconds(failures, self._rng))
         self.was_known = True
         self._acknowledged(loop.time())
@@ -218,7 +243,7 @@ class Membership:
             "registered",
             service=self.member.service,
             instance=self.instance_id,
-            address=self.member.address,
+            address=_shown_address(self.member.address),
             port=self.member.port,
         )
 
@@ -228,6 +253,7 @@ class Membership:
             await asyncio.Event().wait()
         loop = asyncio.get_running_loop()
         failures = 0
+        told = _Told()
         said = HealthStatus.HEALTHY  # what registering says
         next_at = loop.time() + self._rng.uniform(0.5, 1.0) * FIRST_BEAT_SECONDS
         while True:
@@ -243,7 +269,9 @@ class Membership:
                 failures += 1
                 self._trouble = str(exc)
                 if failures == 1:
-                    log.warning("beat_failed", instance=self.instance_id, reason=str(exc))
+                    told = _Told()
+                if told.is_news("any", loop.time()):
+                    log.warning("beat_failed", instance=self.instance_id, reason=self._trouble, lost=failures)
                 has_overslept = loop.time() > began + limit + _OVERSLEPT_SECONDS
                 next_at = loop.time() + (0 if has_overslept else self._retry_seconds(failures))
                 continue
@@ -311,6 +339,13 @@ class Membership:
     def _forgotten(self, why: str) -> None:
         self._trouble = why
         self._known.set(False)
+
+
+def _shown_address(address: str) -> str:
+    """What others will use: one that means "all of them" is replaced by where the mesh sees us."""
+    ip = rules.parse_ip(address)
+    is_open = not address or (ip is not None and ip.is_unspecified)
+    return f"{address or 'none'} (where the mesh sees us)" if is_open else address
 
 
 def _is_refusal(exc: RegistryError) -> bool:

@@ -40,7 +40,7 @@ async def open_enrolment(options: ServiceOptions) -> AsyncIterator[Enrolment]:
             yield enrolment
         return
     async with open_channel(connect) as channel:
-        yield DiscoveryEnrolment(channel, ServiceToken(connect, options.name))
+        yield DiscoveryEnrolment(channel, ServiceToken(connect, options.name), connect.discovery_address)
 
 
 class Stay:

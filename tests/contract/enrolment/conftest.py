@@ -156,7 +156,7 @@ async def enter_enrolment(stack: AsyncExitStack, options: ConnectOptions) -> Enr
     if options.provider == "consul":
         return await stack.enter_async_context(open_consul_enrolment(options))
     channel = await stack.enter_async_context(open_channel(options))
-    return DiscoveryEnrolment(channel, ServiceToken(options, "orders"))
+    return DiscoveryEnrolment(channel, ServiceToken(options, "orders"), options.discovery_address)
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import pytest
 import trustme
 from tests.integration.discovery.conftest import DiscoveryServer
 from tests.support.go_discovery import go_discovery
+from tests.support.ports import free_port
 from tests.support.servers import RegistryServer
 from tests.support.wait import eventually
 
 from toska_mesh.errors import ConfigError, RegistryError, RegistryUnavailableError
 from toska_mesh.model import HealthStatus, InstanceId, ServiceName
 from toska_mesh.sdk.discovery import DiscoveryEnrolment, open_channel
-from toska_mesh.sdk.enrolment import Member
+from toska_mesh.sdk.enrolment import Member, NobodyListensError
 from toska_mesh.sdk.options import ConnectOptions
 from toska_mesh.sdk.tokens import ServiceToken
 
@@ -30,7 +31,7 @@ def soon(seconds: float = 5.0) -> float:
 
 async def enrolment(stack: AsyncExitStack, options: ConnectOptions, service: str = "orders") -> DiscoveryEnrolment:
     channel = await stack.enter_async_context(open_channel(options))
-    return DiscoveryEnrolment(channel, ServiceToken(options, service))
+    return DiscoveryEnrolment(channel, ServiceToken(options, service), options.discovery_address)
 
 
 class Files:
@@ -97,6 +98,20 @@ async def test_a_client_certificate_is_shown_where_one_is_asked_for(files: Files
             client_key="" if in_one_file else str(files.key),
         )
         assert await (await enrolment(stack, options)).register(MEMBER, soon()) == MEMBER.id
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_where_nobody_listens_it_names_what_was_configured_and_nothing_else(host: str) -> None:
+    address = f"{host}:{free_port()}"
+    words = set()
+    async with AsyncExitStack() as stack:
+        closed = await enrolment(stack, ConnectOptions(discovery_address=address))
+        for _ in range(6):  # localhost has two addresses, and gRPC names the one that it tried last
+            with pytest.raises(NobodyListensError) as refused:
+                await closed.register(MEMBER, soon())
+            assert refused.value.is_here
+            words.add(str(refused.value))
+    assert words == {f"nobody listens at discovery={address} (MESH_DISCOVERY_ADDRESS): connection refused"}
 
 
 async def test_a_file_for_tls_that_cannot_be_used_is_named(tmp_path: Path) -> None:

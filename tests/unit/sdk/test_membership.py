@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.sdk.fakes import MEMBER, SILENCE, After, ScriptedEnrolment, away
 
 from toska_mesh.errors import RegistryError
 from toska_mesh.model import HealthStatus
+from toska_mesh.sdk.enrolment import NobodyListensError
 from toska_mesh.sdk.membership import Membership, wait_seconds
 
 H, D, U = HealthStatus.HEALTHY, HealthStatus.DEGRADED, HealthStatus.UNHEALTHY
@@ -87,6 +89,58 @@ async def test_it_registers_until_somebody_takes_it(caplog: pytest.LogCaptureFix
     assert len(enrolment.times("register")) == 5
     waits = [record.__dict__["fields"]["reason"] for record in caplog.records if record.levelname == "WARNING"]
     assert waits == ["nobody listens", "no such tenant", "no answer in time"]  # each reason once, not each try
+
+
+async def test_an_outage_is_told_once_a_minute_and_not_each_time_its_reason_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    enrolment = ScriptedEnrolment(register=[away("four"), away("six")] * 200)
+    await keep_for(150, membership(enrolment))
+    told = [(record.__dict__["event"], record.__dict__["fields"]["reason"]) for record in caplog.records]
+    assert told == [("waiting_for_registration", reason) for _ in range(3) for reason in ("four", "six")]
+
+
+async def test_reasons_that_are_never_the_same_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    enrolment = ScriptedEnrolment(register=[away(f"request {number}") for number in range(1000)])
+    await keep_for(59, membership(enrolment))
+    assert len(caplog.records) == 4
+
+
+async def test_beats_that_stay_away_are_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    enrolment = ScriptedEnrolment(report=[True, away("four"), away("six"), *[away()] * 1000])
+    await keep_for(150, membership(enrolment))
+    assert [record.__dict__["event"] for record in caplog.records] == ["beat_failed"] * 3
+    assert caplog.records[0].__dict__["fields"]["lost"] == 1
+    assert caplog.records[1].__dict__["fields"]["lost"] > 10
+
+
+async def test_what_was_refused_at_the_door_is_not_known() -> None:
+    nobody = NobodyListensError("nobody listens", is_here=False)
+    joined = membership(ScriptedEnrolment(register=[nobody]))
+    await keep_for(5, joined)
+    assert not joined.may_be_known
+    joined = membership(ScriptedEnrolment(register=[SILENCE, nobody]))
+    await keep_for(10, joined)
+    assert joined.may_be_known  # the first try may have arrived
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("0.0.0.0", "0.0.0.0 (where the mesh sees us)"),
+        ("::", ":: (where the mesh sees us)"),
+        ("", "none (where the mesh sees us)"),
+        ("10.0.0.7", "10.0.0.7"),
+        ("orders.test", "orders.test"),
+    ],
+)
+async def test_the_log_says_which_address_others_will_use(
+    address: str, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await keep_for(1, Membership(ScriptedEnrolment(), replace(MEMBER, address=address)))
+    (record,) = caplog.records
+    assert record.__dict__["fields"]["address"] == shown
 
 
 async def test_an_outage_of_hours_is_asked_about_every_few_seconds() -> None:
