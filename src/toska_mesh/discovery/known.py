@@ -31,6 +31,10 @@ class Record:
         """Whether both say the same about the instance, whoever said it and when."""
         return replace(self, registered_at=other.registered_at, owner=other.owner) == other
 
+    def is_at_the_place_of(self, other: "Record") -> bool:
+        """Whether requests to both go to the same service at the same place."""
+        return (self.service, self.address, self.port) == (other.service, other.address, other.port)
+
 
 def registry_metadata(record: Record) -> dict[str, str]:
     """The metadata to write: the service's own plus as much bookkeeping as the registry's limit leaves room for."""

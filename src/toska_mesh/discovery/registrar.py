@@ -100,6 +100,7 @@ class Registrar:
         if known is not None and known.owner is not None and record.owner != known.owner:
             record = replace(record, owner=known.owner)  # an Admin's hand does not take it over
         was_told = instance_id in self._announcer.announced
+        self._warn_of_twins(call, known, record)
         try:
             await self._put(call, record, HealthStatus.HEALTHY, REGISTERED_NOTE)
         except RegistryUnavailableError:
@@ -281,6 +282,28 @@ class Registrar:
         if record is None or announced is None or announced.service != service or record.service != service:
             return None
         return record.registered_at
+
+    def _warn_of_twins(self, call: Call, known: Record | None, asked: Record) -> None:
+        """Two processes under one id take the instance from each other, and each one's beats keep the other's alive.
+
+        A process that died without a word and is back within its time to live looks the same.
+        """
+        if known is None or known.is_at_the_place_of(asked):
+            return
+        heard_at = self._beats.get(known.id, known.registered_at)
+        silent = (self._utcnow() - heard_at).total_seconds()
+        if silent <= known.ttl_seconds:
+            log.warning(
+                "instance_replaced_by_another",
+                instance=asked.id,
+                service=asked.service,
+                address=f"{asked.address}:{asked.port}",
+                former_service=known.service,
+                former_address=f"{known.address}:{known.port}",
+                heard_seconds_ago=round(silent, 1),
+                consequence="the former gets no more requests; unless this is its restart, give each an id of its own",
+                peer=call.peer,
+            )
 
     def _is_news(self, instance_id: InstanceId, status: HealthStatus) -> bool:
         """Whether this beat changes what the instance says of itself.

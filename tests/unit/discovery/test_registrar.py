@@ -52,6 +52,46 @@ async def test_the_same_registration_again_is_no_event_and_keeps_its_time(world:
     assert world.registry.registered[A].registered_at == START
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    return [vars(line)["fields"] for line in caplog.records if line.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("other", "service", "address"),
+    [
+        pytest.param({"port": 81}, "orders", "10.0.0.1:81", id="port"),
+        pytest.param({"address": "10.0.0.2"}, "orders", "10.0.0.2:80", id="address"),
+        pytest.param({"service": ServiceName("billing")}, "billing", "10.0.0.1:80", id="service"),
+    ],
+)
+@pytest.mark.parametrize("has_beaten", [False, True])
+async def test_an_id_that_lives_elsewhere_is_warned_of_with_both(
+    world: World, caplog: pytest.LogCaptureFixture, other: dict[str, Any], service: str, address: str, has_beaten: bool
+) -> None:
+    await world.registrar.register(world.call(), asked())
+    if has_beaten:
+        await world.pass_time(60)
+        await world.registrar.report_health(world.call(), A, 1, "")
+    await world.pass_time(3)
+    await world.registrar.register(world.call(), asked(**other))
+    (told,) = warnings(caplog)
+    assert (told["instance"], told["service"], told["address"]) == ("a", service, address)
+    assert (told["former_service"], told["former_address"]) == ("orders", "10.0.0.1:80")
+    assert told["heard_seconds_ago"] == 3.0
+
+
+async def test_who_comes_back_to_his_place_or_after_a_silence_or_a_leave_is_no_twin(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.registrar.register(world.call(), asked())
+    await world.registrar.register(world.call(), asked(metadata={"zone": "b"}))
+    await world.pass_time(36)  # the time to live is over
+    await world.registrar.register(world.call(), asked(port=81))
+    await world.registrar.deregister(world.call(), A)
+    await world.registrar.register(world.call(), asked(port=82))
+    assert warnings(caplog) == []
+
+
 async def test_an_id_is_made_of_name_and_uuid(world: World) -> None:
     made = await world.registrar.register(world.call(), asked(id=InstanceId("")))
     assert made.startswith("orders-")
