@@ -83,7 +83,7 @@ def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
     if registry is None:
         base["CONSUL_ADDRESS"] = consul
     else:
-        _point_at_embedded_registry(base, registry)
+        point_at_embedded_registry(base, registry)
     discovery, monitor = loaded(DISCOVERY), loaded(HEALTHMONITOR)
     _default(base, "DASHBOARD_DISCOVERY_URL", _url(discovery, "DISCOVERY_HOST", "DISCOVERY_HTTP_PORT"))
     _default(base, "DASHBOARD_HEALTHMONITOR_URL", _url(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT"))
@@ -168,8 +168,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _point_at_embedded_registry(environ: dict[str, str], registry: DaemonSettings) -> None:
-    """Settings meant for another registry (TLS, namespace, its token) would only get in the way of ours."""
+def point_at_embedded_registry(environ: dict[str, str], registry: DaemonSettings) -> None:
+    """Change `environ` to lead there. What is meant for another (TLS, namespace, its token) would get in the way."""
     common = {known.name for known in variables_of(DaemonSettings)}
     for known in variables_of(ConsulSettings):
         for name in (known.name, *known.also):

@@ -1,7 +1,8 @@
 """`toska wait`: a deploy script goes on when every gateway has applied what it waits for.
 
 Two steps: follow the service in the registry until it is as wanted, then wait for the gateways. Since the first may
-have changed during the second, it is looked at once more at the end.
+have changed during the second, it is looked at once more at the end. Whoever has to wait for longer than a moment is
+told for what, on standard error: at a terminal and in the log of a deploy alike.
 """
 
 import asyncio
@@ -9,13 +10,15 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Never
 
 import click
 import uvloop
 
+from toska_mesh.aio import Latest
+from toska_mesh.cli.registry_address import RESOLVE_SECONDS, Chosen, check_host, choose_registry
 from toska_mesh.errors import ConfigError, MeshError
 from toska_mesh.model import HealthStatus, Instance, ServiceName
 from toska_mesh.model.metadata import VERSION
@@ -24,10 +27,12 @@ from toska_mesh.registry.consul import ConsulClient, ConsulGatewayBarrier, Consu
 from toska_mesh.registry.consul.service import ConsulServiceFollower
 from toska_mesh.router import RoutingPolicy
 from toska_mesh.router.eligibility import judge
-from toska_mesh.settings import ConsulSettings, load, setting
+from toska_mesh.settings import ConsulSettings, setting
 
 MAX_NAMED = 5
 """Instances that a message names; of more it says how many there are."""
+SETTLE_SECONDS = 2.0
+"""How long something has to be missing until it is told."""
 
 
 class WaitSettings(ConsulSettings):
@@ -101,41 +106,120 @@ class Wanted:
         return [judgement.instance for judgement in judgements if not judgement.reason]
 
 
-async def wait(settings: ConsulSettings, service: ServiceName, wanted: Wanted, timeout_seconds: float) -> str:
-    """The line that says what is true now. Raises MeshError when it is not true in time, or never can be."""
+class Progress:
+    """Tells what is being waited for, when it has been so for a while: a rollout changes it many times a second."""
+
+    def __init__(self, tell: Callable[[str], None], *, settle_seconds: float = SETTLE_SECONDS) -> None:
+        self._tell = tell
+        self._settle_seconds = settle_seconds
+        self._words = Latest[str]()
+
+    def note(self, words: str) -> None:
+        self._words.set(words)
+
+    async def run(self) -> Never:
+        told, version = "", 0
+        while True:
+            await self._words.newer_than(version)
+            await asyncio.sleep(self._settle_seconds)
+            words, version = await self._words.newer_than(version)
+            if words != told:
+                self._tell(words)
+                told = words
+
+
+async def wait(
+    chosen: Chosen[WaitSettings],
+    service: ServiceName,
+    wanted: Wanted,
+    timeout_seconds: float,
+    tell: Callable[[str], None] = lambda line: None,
+) -> str:
+    """The line that says what is true now. Raises MeshError when it is not true in time, or never can be.
+
+    `tell` gets a line for people whenever it has to wait for something else.
+    """
     deadline = asyncio.get_running_loop().time() + timeout_seconds
-    missing, trouble = "", ""
+    await check_host(chosen.settings.consul_address, chosen.variable, min(RESOLVE_SECONDS, timeout_seconds))
+    progress = Progress(lambda words: tell(f"{service}: waiting: {words}"))
+    failure: MeshError | None = None
+    line = ""
+    async with asyncio.TaskGroup() as tasks:
+        telling = tasks.create_task(progress.run(), name="tell what is missing")
+        try:
+            async with ConsulClient(ConsulOptions.from_settings(chosen.settings)) as client:
+                waiting = _Waiting(client, chosen.origin, service, wanted, progress.note)
+                line = await waiting.run(deadline)
+        except _LateError as exc:
+            failure = MeshError(f"{service}, after {timeout_seconds:g} s: {exc}")
+        except MeshError as exc:
+            failure = exc
+        telling.cancel()
+    if failure is not None:
+        raise failure
+    return f"{service}: {line}"
 
-    def note_trouble(reason: str) -> None:
-        nonlocal trouble
-        trouble = reason
 
-    async with ConsulClient(ConsulOptions.from_settings(settings)) as client:
-        barrier, registry = ConsulGatewayBarrier(client), ConsulRegistry(client)
-        follower = ConsulServiceFollower(client, service, on_trouble=note_trouble)
+class _LateError(MeshError):
+    """The time is up; says what is missing."""
+
+
+class _Waiting:
+    """One wait: what the registry says, then what the gateways say, and what is missing meanwhile."""
+
+    def __init__(
+        self, client: ConsulClient, origin: str, service: ServiceName, wanted: Wanted, note: Callable[[str], None]
+    ) -> None:
+        self._client, self._service, self._wanted, self._note = client, service, wanted, note
+        self._origin = origin
+        self._where = f"registry {client.address} ({origin})"
+        self._missing = f"{self._where} has not answered"
+        self._trouble = self._met = ""
+        note(self._missing)
+
+    async def run(self, deadline: float) -> str:
+        barrier, registry = ConsulGatewayBarrier(self._client), ConsulRegistry(self._client)
+        follower = ConsulServiceFollower(self._client, self._service, on_trouble=self._note_trouble)
         async with contextlib.aclosing(follower.updates()) as updates:
             while True:
                 try:
                     async with asyncio.timeout_at(deadline):
                         instances = await anext(updates)
                 except TimeoutError:
-                    words = "; ".join(part for part in (missing, trouble) if part)
-                    raise _late(service, timeout_seconds, words or "the registry did not answer in time") from None
-                if missing := wanted.missing(instances):
+                    raise _LateError(self._words()) from None
+                if not self._is_met(instances):
                     continue
-                report = await barrier.wait_applied(service, deadline)
+                report = await barrier.wait_applied(self._service, deadline, self._note_gateways)
                 if not report.is_applied:
-                    raise _late(
-                        service, timeout_seconds, f"{wanted.met(instances)} in the registry, but {report.reason}"
-                    )
-                instances = await registry.instances(service, deadline)
-                missing = wanted.missing(instances)  # it may have changed meanwhile
-                if not missing:
-                    return f"{service}: {wanted.met(instances)}; {report.reason} (index {report.index})"
+                    raise _LateError(self._before(report.reason))
+                if self._is_met(await registry.instances(self._service, deadline)):  # it may have changed meanwhile
+                    return f"{self._met}; {report.reason} (index {report.index})"
 
+    def _is_met(self, instances: Sequence[Instance]) -> bool:
+        self._missing = self._wanted.missing(instances)
+        if self._missing:
+            if not instances:  # perhaps another registry knows it
+                self._missing += f"; asked is {self._where}"
+            self._note(self._words())
+            return False
+        self._met = self._wanted.met(instances)
+        return True
 
-def _late(service: ServiceName, timeout_seconds: float, words: str) -> MeshError:
-    return MeshError(f"{service}, after {timeout_seconds:g} s: {words}")
+    def _words(self) -> str:
+        if self._trouble:
+            known = self._missing if self._where not in self._missing else ""
+            return "; ".join(part for part in (known, f"{self._trouble} ({self._origin})") if part)
+        return self._missing
+
+    def _note_trouble(self, reason: str) -> None:
+        self._trouble = reason
+        self._note(self._words())
+
+    def _note_gateways(self, reason: str) -> None:
+        self._note(self._before(reason))
+
+    def _before(self, reason: str) -> str:
+        return f"{self._met} in the registry, but {reason}"
 
 
 def _count(number: int, what: str) -> str:
@@ -176,7 +260,11 @@ def wait_command(service: str, version: str, only: bool, gone: str, count: int |
     Without an option: until at least one instance gets requests. Several options must be true at once.
 
     Exit code 0 with one line that says what is true, 1 with what is missing when the time is up, 2 for wrong
-    usage. The registry is found by CONSUL_ADDRESS and its companions, as by the daemons.
+    usage. What it waits for is told on standard error, after 2 seconds and whenever it changes.
+
+    The registry is found by CONSUL_ADDRESS and its companions, as by the daemons. Where that is not set,
+    REGISTRY_PORT (and REGISTRY_HOST, REGISTRY_TOKEN) lead to the embedded registry of a `toska up` with the
+    same variables. Otherwise it is http://localhost:8500.
     """
     if only and not version:
         raise click.UsageError("--only says something about --version; give both")
@@ -187,17 +275,17 @@ def wait_command(service: str, version: str, only: bool, gone: str, count: int |
     if problem := problem_with_service_name(service):
         raise click.UsageError(f"SERVICE {problem}")
     try:
-        settings = load(WaitSettings, os.environ).settings
+        chosen = choose_registry(WaitSettings, os.environ)
+        wanted = Wanted(version, only, count or 1, gone, expose_all=chosen.settings.expose == "all")
+        click.echo(uvloop.run(wait(chosen, ServiceName(service), wanted, timeout, _tell)))
     except ConfigError as exc:
         for line in str(exc).splitlines():
-            click.echo(f"toska wait: {line}", err=True)
-        sys.exit(2)
-    wanted = Wanted(version, only, count or 1, gone, expose_all=settings.expose == "all")
-    try:
-        click.echo(uvloop.run(wait(settings, ServiceName(service), wanted, timeout)))
-    except ConfigError as exc:
-        click.echo(f"toska wait: {exc}", err=True)
+            _tell(line)
         sys.exit(2)
     except MeshError as exc:
-        click.echo(f"toska wait: {exc}", err=True)
+        _tell(str(exc))
         sys.exit(1)
+
+
+def _tell(line: str) -> None:
+    click.echo(f"toska wait: {line}", err=True)

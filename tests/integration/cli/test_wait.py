@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.faults.mesh import Mesh, Pool
+from tests.support.ports import free_port
 from tests.support.servers import RegistryServer
 
 from toska_mesh.model import HealthStatus, InstanceId
@@ -41,12 +42,13 @@ async def drain(server: RegistryServer, instance: str) -> None:
         await ConsulRegistry(client).report_health(InstanceId(instance), HealthStatus.DEGRADED, "draining")
 
 
-async def toska_wait(server: RegistryServer, *arguments: str) -> tuple[int, str, str]:
+async def toska_wait(server: RegistryServer, *arguments: str, **environ: str) -> tuple[int, str, str]:
+    """`environ` instead of the server's address."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("toska")),
         "wait",
         *arguments,
-        env={"PATH": os.environ["PATH"], "CONSUL_ADDRESS": server.url},
+        env={"PATH": os.environ["PATH"], **(environ or {"CONSUL_ADDRESS": server.url})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -70,7 +72,7 @@ async def test_a_deploy_script_waits_for_a_version_and_for_the_old_one_to_go(
         )
         new = mesh.backend("new", version="v2")
         code, out, err = await waiting
-    assert (code, err) == (0, "")
+    assert code == 0
     assert out.startswith(f"{mesh.service}: 1 healthy instance of version v2; applied by ")
     assert {old.instance, new.instance} <= mesh.instances().keys()
 
@@ -99,10 +101,34 @@ async def test_a_gateway_that_hangs_is_what_the_script_reads(server: RegistrySer
     gateway = mesh.start(own=True)
     gateway.pause()
     try:
-        code, _, err = await toska_wait(server, mesh.service, "--timeout", "1")
+        code, _, err = await toska_wait(server, mesh.service, "--timeout", "4")
     finally:
         gateway.resume()
     await asyncio.to_thread(gateway.stop)
     assert code == 1
-    assert f"{mesh.service}, after 1 s: 1 instance in use in the registry, but 1 of " in err
-    assert f"-{gateway.pid}-" in err
+    told, gave_up = err.splitlines()
+    assert told.startswith(f"toska wait: {mesh.service}: waiting: 1 instance in use in the registry, but 1 of ")
+    assert f"{mesh.service}, after 4 s: 1 instance in use in the registry, but 1 of " in gave_up
+    assert f"-{gateway.pid}-" in told
+    assert f"-{gateway.pid}-" in gave_up
+
+
+async def test_without_an_answer_it_says_soon_which_registry_is_asked(server: RegistryServer) -> None:
+    port = str(free_port())
+    code, out, err = await toska_wait(server, "orders", "--timeout", "3", REGISTRY_PORT=port)
+    assert (code, out) == (1, "")
+    reason = f"registry http://127.0.0.1:{port} cannot be reached: connection refused (by REGISTRY_PORT)"
+    assert err.splitlines() == [
+        f"toska wait: orders: waiting: {reason}",
+        f"toska wait: orders, after 3 s: {reason}",
+    ]
+
+
+async def test_the_port_of_the_embedded_registry_is_enough(server: RegistryServer, mesh: Mesh) -> None:
+    mesh.backend("1")
+    mesh.start()
+    code, out, _ = await toska_wait(server, mesh.service, REGISTRY_PORT=server.url.rpartition(":")[2])
+    assert code == 0
+    assert out.startswith(f"{mesh.service}: 1 instance in use")
+    _, _, err = await toska_wait(server, "nobody", "--timeout", "0.5")
+    assert f"none is registered); asked is registry {server.url} (by CONSUL_ADDRESS)" in err

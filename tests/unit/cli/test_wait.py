@@ -1,11 +1,13 @@
 """What `toska wait` waits for, in the registry's words and in ours."""
 
+import asyncio
+
 import pytest
 from click.testing import CliRunner
 from tests.unit.router.build import draining, instance
 
 from toska_mesh.cli.app import main
-from toska_mesh.cli.wait import Wanted
+from toska_mesh.cli.wait import Progress, Wanted
 from toska_mesh.model import HealthStatus, Instance
 
 D, U = HealthStatus.DEGRADED, HealthStatus.UNHEALTHY
@@ -115,7 +117,15 @@ def test_wrong_usage_is_told_with_exit_code_2(arguments: list[str], words: str) 
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("CONSUL_ADDRESS", "ftp://registry"), ("CONSUL_ADRESS", "x"), ("CONSUL_CACERT", "/no.pem")]
+    ("variable", "value"),
+    [
+        ("CONSUL_ADDRESS", "ftp://registry"),
+        ("CONSUL_ADDRESS", "nonsense"),
+        ("CONSUL_ADDRESS", "http://no..host:8500"),
+        ("CONSUL_ADRESS", "x"),
+        ("CONSUL_CACERT", "/no.pem"),
+        ("REGISTRY_PORT", "many"),
+    ],
 )
 def test_wrong_settings_are_told_with_exit_code_2(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
@@ -123,3 +133,35 @@ def test_wrong_settings_are_told_with_exit_code_2(variable: str, value: str, mon
     assert result.exit_code == 2
     assert variable in result.output
     assert "Traceback" not in result.output
+
+
+async def test_what_is_missing_for_a_while_is_told_and_again_when_it_changes() -> None:
+    told: list[tuple[float, str]] = []
+    loop = asyncio.get_running_loop()
+    progress = Progress(lambda words: told.append((loop.time(), words)), settle_seconds=2)
+    async with asyncio.TaskGroup() as tasks:
+        telling = tasks.create_task(progress.run())
+        progress.note("registry")
+        await asyncio.sleep(1)
+        progress.note("a")
+        await asyncio.sleep(9)
+        progress.note("b")
+        progress.note("a")
+        await asyncio.sleep(10)
+        for number in range(50):
+            progress.note(f"c{number}")
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(100)
+        telling.cancel()
+    assert [(round(at, 3), words) for at, words in told] == [(2, "a"), (22, "c19"), (24, "c39"), (26, "c49")]
+
+
+async def test_what_is_over_in_a_moment_is_not_told() -> None:
+    told: list[str] = []
+    progress = Progress(told.append)
+    async with asyncio.TaskGroup() as tasks:
+        telling = tasks.create_task(progress.run())
+        progress.note("registry")
+        await asyncio.sleep(1.9)
+        telling.cancel()
+    assert told == []
