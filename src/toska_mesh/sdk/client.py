@@ -2,12 +2,16 @@
 
 A client is light: it holds the name of a service and defaults for its calls, everything else belongs to the mesh.
 Answers are aiohttp's own (`transport.Answer`), so nothing has to be learnt to read them.
+
+What a call may be told is written down once, for the type checker and for the run: an option of aiohttp's that would
+undo what the mesh decides (`timeout`, `ssl`, `proxy` …) is none of ours.
 """
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from toska_mesh.guard.patience import Patience, tightened
 from toska_mesh.model import ServiceName
@@ -16,6 +20,10 @@ from toska_mesh.router import Service
 from toska_mesh.sdk.bodies import NOTHING, Body, make_body
 from toska_mesh.sdk.calls import Call, Sender
 from toska_mesh.sdk.transport import Answer, Request
+
+if TYPE_CHECKING:
+    from aiohttp import BasicAuth
+    from aiohttp.typedefs import LooseCookies, Query
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _MAX_REMEMBERED: Final = 64
@@ -126,6 +134,62 @@ class Limits:
         return of, own.total_timeout
 
 
+class WireOptions(TypedDict, total=False):
+    """What a call passes on to aiohttp as it is; the words are aiohttp's."""
+
+    params: "Query"
+    cookies: "LooseCookies | None"
+    auth: "BasicAuth | None"
+    allow_redirects: bool
+    """Off unless it is said: a redirect leads out of the mesh."""
+    max_redirects: int
+    compress: str | bool | None
+    chunked: bool | None
+    expect100: bool
+    skip_auto_headers: Iterable[str] | None
+    auto_decompress: bool | None
+    read_until_eof: bool
+    read_bufsize: int | None
+    max_line_size: int | None
+    max_field_size: int | None
+
+
+class CallArguments(WireOptions, total=False):
+    """What `Client.get`, `Client.post` … take beside the path; `Client.request` says what each of them means."""
+
+    data: object
+    json: object
+    headers: Mapping[str, str] | None
+    key: str | None
+    timeout_seconds: float | None
+    try_timeout_seconds: float
+    retries: int
+    idempotent: bool | None
+    raise_for_status: bool | None
+
+
+_WIRE_OPTIONS: Final = frozenset(WireOptions.__annotations__)
+_CALL_ARGUMENTS: Final = frozenset(CallArguments.__annotations__) | _WIRE_OPTIONS
+_DECIDED: Final[Mapping[str, str]] = {
+    "ssl": "`Mesh(tls=...)` says whom to believe",
+    "server_hostname": "it is the instance's own",
+    "proxy": "instances are asked directly",
+    "proxy_auth": "instances are asked directly",
+    "proxy_headers": "instances are asked directly",
+    "middlewares": "tries are the mesh's, and counted",
+}
+"""Options of aiohttp's that are not a call's to say, and why."""
+
+
+def _check_names(options: Iterable[str]) -> None:
+    """Raises TypeError for what is no option of a call."""
+    for name in options:
+        if name not in _WIRE_OPTIONS:
+            near = get_close_matches(name, _CALL_ARGUMENTS, 1)
+            why = _DECIDED.get(name) or (f"did you mean {near[0]}?" if near else "Client.request says which there are")
+            raise TypeError(f"{name} is no option of a call; {why}")
+
+
 class Asked:
     """A call that was made: await it, or enter it with `async with`, which gives the answer back at the end."""
 
@@ -149,7 +213,15 @@ class Asked:
 
 
 class Client:
-    """Calls one service. Made by `Mesh.client`; may be kept and used by any number of tasks of the mesh's loop."""
+    """Calls one service over HTTP: `await client.get("/items/1")`, or `async with client.get("/feed") as answer:`.
+
+    Made by `Mesh.client`; may be kept and used by any number of tasks of the mesh's loop. `request` says what a call
+    may be told. Each call goes to an instance that the service's strategy chooses; a try that failed is repeated at
+    another one where that is safe.
+
+    Calls give an `Answer`, also for 4xx and 5xx. Without an answer they raise an UpstreamError (`toska_mesh.errors`):
+    NoInstanceError, CircuitOpenError, UpstreamConnectError or UpstreamTimeoutError.
+    """
 
     def __init__(
         self,
@@ -182,18 +254,22 @@ class Client:
         retries: int = DEFAULT,
         idempotent: bool | None = None,
         raise_for_status: bool | None = None,
-        **options: Any,
+        **options: Unpack[WireOptions],
     ) -> Asked:
         """Call `path` (relative to the service, with or without a leading slash).
 
         `timeout_seconds` bounds all tries together, `try_timeout_seconds` (30 without another word) a single one: an
         endpoint that takes longer needs both. `key` chooses the instance where the service balances by IPHash.
         `idempotent` says that the request may be carried out twice (or, False, that it may not) whatever its method is.
-        `options` go to aiohttp: `params`, `compress`, `allow_redirects` (off: a redirect leads out of the mesh), ….
-        Raises UpstreamError in one of its kinds when there is no answer, and aiohttp's ClientResponseError for 4xx and
-        5xx where `raise_for_status` asks for it.
+        `options` go to aiohttp: `params`, `compress`, `allow_redirects` (off: a redirect leads out of the mesh) and
+        whatever else `WireOptions` lists; another one is a TypeError at once.
+        Raises UpstreamError (`toska_mesh.errors`) in one of its kinds when there is no answer. An answer of 4xx or 5xx
+        is one: where `raise_for_status` asks for it, it is raised as aiohttp's ClientResponseError, which is no
+        UpstreamError.
         """
         method = method.upper()
+        if options:
+            _check_names(options)
         options.setdefault("allow_redirects", False)
         is_safe = is_idempotent(method) if idempotent is None else idempotent
         found = self._headers if headers is None else {**self._headers, **headers}
@@ -207,31 +283,31 @@ class Client:
         checks = self._raise_for_status if raise_for_status is None else raise_for_status
         return Asked(_checked(call) if checks else call)
 
-    def get(self, path: str, **options: Any) -> Asked:
+    def get(self, path: str, **options: Unpack[CallArguments]) -> Asked:
         """GET; see `request`."""
         return self.request("GET", path, **options)
 
-    def head(self, path: str, **options: Any) -> Asked:
+    def head(self, path: str, **options: Unpack[CallArguments]) -> Asked:
         """HEAD; see `request`."""
         return self.request("HEAD", path, **options)
 
-    def options(self, path: str, **options: Any) -> Asked:
+    def options(self, path: str, **options: Unpack[CallArguments]) -> Asked:
         """OPTIONS; see `request`."""
         return self.request("OPTIONS", path, **options)
 
-    def post(self, path: str, **options: Any) -> Asked:
+    def post(self, path: str, **options: Unpack[CallArguments]) -> Asked:
         """POST; see `request`."""
         return self.request("POST", path, **options)
 
-    def put(self, path: str, **options: Any) -> Asked:
+    def put(self, path: str, **options: Unpack[CallArguments]) -> Asked:
         """PUT; see `request`."""
         return self.request("PUT", path, **options)
 
-    def patch(self, path: str, **options: Any) -> Asked:
+    def patch(self, path: str, **options: Unpack[CallArguments]) -> Asked:
         """PATCH; see `request`."""
         return self.request("PATCH", path, **options)
 
-    def delete(self, path: str, **options: Any) -> Asked:
+    def delete(self, path: str, **options: Unpack[CallArguments]) -> Asked:
         """DELETE; see `request`."""
         return self.request("DELETE", path, **options)
 

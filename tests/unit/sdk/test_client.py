@@ -1,7 +1,9 @@
 """What a client makes of a call before it is sent: path, headers, limits, and whether it may be repeated."""
 
+import inspect
 from typing import Any
 
+import aiohttp
 import pytest
 from tests.unit.router.build import instance, snapshot
 
@@ -9,7 +11,7 @@ from toska_mesh.guard.patience import Patience
 from toska_mesh.model import ServiceName
 from toska_mesh.router import RouteTable, Service
 from toska_mesh.sdk import client as clients
-from toska_mesh.sdk.client import CallOptions, Client
+from toska_mesh.sdk.client import CallArguments, CallOptions, Client, WireOptions
 from toska_mesh.sdk.transport import Request
 
 
@@ -158,3 +160,41 @@ async def test_what_holds_is_worked_out_once_per_service() -> None:
 def test_limits_without_a_meaning_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} "):
         CallOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("timeout", "timeout is no option of a call; did you mean timeout_seconds?"),
+        ("timout_seconds", "did you mean timeout_seconds?"),
+        ("header", "did you mean headers?"),
+        ("retry", "did you mean retries?"),
+        ("parms", "did you mean params?"),
+        ("ssl", r"`Mesh\(tls=...\)` says whom to believe"),
+        ("proxy", "instances are asked directly"),
+        ("xyzzy", "Client.request says which there are"),
+    ],
+)
+@pytest.mark.parametrize("method", ["get", "post", "request"])
+def test_what_is_no_option_is_refused_before_anything_is_sent(method: str, said: str, words: str) -> None:
+    path = ("GET", "/") if method == "request" else ("/",)
+    with pytest.raises(TypeError, match=words):
+        getattr(make(), method)(*path, **{said: 0.5})
+
+
+def test_what_is_typed_is_what_is_taken() -> None:
+    taken = {
+        name
+        for name, parameter in inspect.signature(Client.request).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert set(WireOptions.__annotations__) <= set(CallArguments.__annotations__)
+    assert taken == set(CallArguments.__annotations__) - set(WireOptions.__annotations__)
+    known_to_aiohttp = set(inspect.signature(aiohttp.ClientSession._request).parameters)
+    assert set(WireOptions.__annotations__) <= known_to_aiohttp
+
+
+@pytest.mark.parametrize("method", ["get", "head", "options", "post", "put", "patch", "delete"])
+def test_every_method_takes_what_is_typed(method: str) -> None:
+    made = getattr(make(), method)
+    assert inspect.get_annotations(made)["options"].__args__ == (CallArguments,)
