@@ -14,18 +14,31 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+from toska_mesh.telemetry import event_log
+
+log = event_log("sdk")
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ASYNCIO_MARK = "_sighandler_noop"
 """What asyncio puts in Python's place for a handler of the loop; uvloop puts a method of the loop there."""
 
 
+def tell_stop_requested(service: str, name: str, *, is_again: bool) -> None:
+    """Whoever stops a service sees at once that it was heard, and how to wait for nothing."""
+    if is_again:
+        log.info("stop_requested", service=service, signal=name, consequence="leaving at once")
+    else:
+        hint = f"{name} again leaves at once"
+        log.info("stop_requested", service=service, signal=name, consequence="draining", hint=hint)
+
+
 class Interception:
-    """From `begin` to `hand_on` the signals are `heard` instead. Lives on the loop of the main thread.
+    """From `begin` to `hand_on` the signals are `heard` instead, by name. Lives on the loop of the main thread.
 
     One that comes again means `hurried`, and is for the server at once.
     """
 
-    def __init__(self, heard: Callable[[], None], hurried: Callable[[], None]) -> None:
+    def __init__(self, heard: Callable[[str], None], hurried: Callable[[str], None]) -> None:
         self._heard = heard
         self._hurried = hurried
         self._put_back: dict[int, Callable[[], object]] = {}
@@ -65,10 +78,10 @@ class Interception:
         is_again = number in self._numbers
         self._numbers.append(number)
         if is_again:
-            self._hurried()
+            self._hurried(signal.Signals(number).name)
             self.hand_on()
         elif len(self._numbers) == 1:
-            self._heard()
+            self._heard(signal.Signals(number).name)
 
     def _taker(self, loop: asyncio.AbstractEventLoop, number: int) -> Callable[[], None] | None:
         before = signal.getsignal(number)

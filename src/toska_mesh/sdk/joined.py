@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.errors import ConfigError
 from toska_mesh.sdk.checks import HealthCheck
-from toska_mesh.sdk.interception import Interception
+from toska_mesh.sdk.interception import Interception, tell_stop_requested
 from toska_mesh.sdk.options import ServiceOptions
 from toska_mesh.sdk.outlet import own_log, wanted
 from toska_mesh.sdk.ports import PortLease, listening_ports, until_open
@@ -42,8 +42,10 @@ class Joined:
         for name, check in (checks or {}).items():
             self.stay.checks.add(name, check)
         self._open_before = frozenset[int]()
+        self._is_joining = False
+        """The port is known."""
         self._is_over = asyncio.Event()
-        self._interception = Interception(self.stay.ask_to_leave, self.stay.hurry.set)
+        self._interception = Interception(self._hear, self._hurry)
 
     def prepare(self) -> None:
         """Before the server opens its port."""
@@ -69,8 +71,20 @@ class Joined:
 
     async def leave(self) -> None:
         """Leave, if that has not happened yet, and wait for the end of it."""
+        if self._is_joining and not self.stay.edge.is_draining:
+            log.info(
+                "stop_requested", service=self.stay.options.name, reason="the server stops", consequence="draining"
+            )
         self.stay.ask_to_leave()
         await self._is_over.wait()
+
+    def _hear(self, signal_name: str) -> None:
+        tell_stop_requested(self.stay.options.name, signal_name, is_again=False)
+        self.stay.ask_to_leave()
+
+    def _hurry(self, signal_name: str) -> None:
+        tell_stop_requested(self.stay.options.name, signal_name, is_again=True)
+        self.stay.hurry.set()
 
     async def _stay(self) -> None:
         options = self.stay.options
@@ -81,11 +95,13 @@ class Joined:
         if port is None:
             log.info("not_joined", service=options.name, reason="the server stopped before it had opened a port")
             return
+        self._is_joining = True
         if not self._interception.begin():
             log.warning(
                 "signals_not_intercepted",
                 service=options.name,
                 consequence="the server closes its port before the instance has left the mesh",
+                remedy="serve(app), or a server with asyncio's own loop, such as granian --loop asyncio",
             )
         lease = PortLease(port)
         try:

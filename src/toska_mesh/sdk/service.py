@@ -95,6 +95,11 @@ class MeshService:
         return f"http://{Endpoint(host, self.port).authority}"
 
     @property
+    def is_serving(self) -> bool:
+        """Whether connections have been accepted; stays so at the end."""
+        return self._host is not None and self._host.started.is_set()
+
+    @property
     def is_registered(self) -> bool:
         """Whether the mesh knows this instance, as far as we know."""
         return self._stay.is_registered()

@@ -21,6 +21,7 @@ from toska_mesh.errors import ConfigError
 from toska_mesh.sdk import apps, extras
 from toska_mesh.sdk.checks import HealthCheck
 from toska_mesh.sdk.defaults import chosen_options
+from toska_mesh.sdk.interception import tell_stop_requested
 from toska_mesh.sdk.joined import Joined
 from toska_mesh.sdk.lifespan import AppStartError
 from toska_mesh.sdk.middleware import JOINED_ALREADY, MeshMiddleware
@@ -95,15 +96,16 @@ def join(
 
 
 async def _run(service: MeshService) -> None:
-    async with _signals() as asked:
+    async with _signals(service) as asked:
         try:
             async with service:
-                asked.has_started(service)
+                asked.has_started()
                 await service.run_until(asked.stop)
         except asyncio.CancelledError:
             if not asked.stop.is_set():
                 raise
-            log.info("stopped", service=service.options.name, reason="before it had started")
+            reason = "while it waited for its registration" if service.is_serving else "before it had started"
+            log.info("stopped", service=service.options.name, reason=reason)
             return
         log.info("stopped", service=service.options.name)
 
@@ -111,33 +113,32 @@ async def _run(service: MeshService) -> None:
 class _Asked:
     """What the signals have asked for so far."""
 
-    def __init__(self, starting: asyncio.Task[Any] | None) -> None:
+    def __init__(self, service: MeshService, starting: asyncio.Task[Any] | None) -> None:
         self.stop = asyncio.Event()
         self._heard = set[str]()
         self._starting = starting
-        self._service: MeshService | None = None
-
-    def has_started(self, service: MeshService) -> None:
         self._service = service
+
+    def has_started(self) -> None:
         self._starting = None
 
     def hear(self, name: str) -> None:
         # A supervisor may send its own after that of the terminal; somebody in a hurry sends the same again.
         is_again = name in self._heard
         self._heard.add(name)
-        log.info("stop_requested", signal=name, consequence="leaving at once" if is_again else "draining")
+        tell_stop_requested(self._service.options.name, name, is_again=is_again)
         self.stop.set()
         if self._starting is not None:
-            self._starting.cancel()  # nobody knows of us yet, so there is nothing to drain
+            self._starting.cancel()  # a service that has begun to register takes that back on its way out
             self._starting = None
-        elif is_again and self._service is not None:
+        elif is_again:
             self._service.hurry()
 
 
 @asynccontextmanager
-async def _signals() -> AsyncIterator[_Asked]:
+async def _signals(service: MeshService) -> AsyncIterator[_Asked]:
     """SIGTERM and SIGINT are heard for the length of the block; in a thread of somebody's program they are not."""
-    asked = _Asked(asyncio.current_task())
+    asked = _Asked(service, asyncio.current_task())
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return

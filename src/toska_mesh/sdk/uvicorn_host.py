@@ -6,6 +6,7 @@ process from inside when an app fails to start.
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
@@ -14,6 +15,9 @@ import uvicorn
 from toska_mesh.sdk.asgi import MeshASGI
 from toska_mesh.sdk.hosts import BACKLOG, KEEP_ALIVE_SECONDS
 from toska_mesh.sdk.lifespan import lifespan
+
+_LAST_SECONDS = 0.5
+"""For requests to notice that they are cut off."""
 
 
 class UvicornHost:
@@ -37,11 +41,38 @@ class UvicornHost:
     async def run(self) -> None:
         async with lifespan(self._app) as state:
             self._app.state = state
-            await self._server.serve(sockets=[self._listening])
+            with self._without_expected_noise():
+                try:
+                    await self._server.serve(sockets=[self._listening])
+                finally:
+                    await self._cut_off()
 
     def stop(self, seconds: float) -> None:
         self._server.config.timeout_graceful_shutdown = max(1, round(seconds))
         self._server.should_exit = True
+
+    async def _cut_off(self) -> None:
+        """End the requests that have outlived all waiting here, where it is known why."""
+        late = tuple(self._server.server_state.tasks)
+        for request in late:
+            request.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_LAST_SECONDS)
+
+    @contextlib.contextmanager
+    def _without_expected_noise(self) -> Iterator[None]:
+        """uvicorn tells the whole stack of a request that it cuts off as if that were a bug of the app's."""
+
+        def is_news(record: logging.LogRecord) -> bool:
+            error = record.exc_info[1] if record.exc_info else None
+            return not (self._server.should_exit and isinstance(error, asyncio.CancelledError))
+
+        logger = logging.getLogger("uvicorn.error")
+        logger.addFilter(is_news)
+        try:
+            yield
+        finally:
+            logger.removeFilter(is_news)
 
 
 class _Server(uvicorn.Server):

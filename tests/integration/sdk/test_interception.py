@@ -61,7 +61,7 @@ def test_a_signal_is_heard_before_the_server_and_handed_on_once(
     async def main() -> None:
         server, ours = Server(), list[str]()
         take(server)
-        interception = Interception(lambda: ours.append("heard"), lambda: ours.append("hurried"))
+        interception = Interception(lambda _: ours.append("heard"), lambda _: ours.append("hurried"))
         assert interception.begin()
         signal.raise_signal(signal.SIGTERM)
         await eventually(lambda: ours == ["heard"])
@@ -83,7 +83,7 @@ def test_the_same_signal_again_hurries_and_goes_to_the_server_at_once(
     async def main() -> None:
         server, ours = Server(), list[str]()
         take(server)
-        interception = Interception(lambda: ours.append("heard"), lambda: ours.append("hurried"))
+        interception = Interception(lambda _: ours.append("heard"), lambda _: ours.append("hurried"))
         assert interception.begin()
         for number, expected in ((signal.SIGINT, ["heard"]), (signal.SIGINT, ["heard", "hurried"])):
             signal.raise_signal(number)
@@ -100,7 +100,7 @@ def test_a_supervisors_signal_after_that_of_the_terminal_is_no_hurry(
     async def main() -> None:
         server, ours = Server(), list[str]()
         take(server)
-        interception = Interception(lambda: ours.append("heard"), lambda: ours.append("hurried"))
+        interception = Interception(lambda _: ours.append("heard"), lambda _: ours.append("hurried"))
         assert interception.begin()
         signal.raise_signal(signal.SIGINT)
         await eventually(lambda: ours == ["heard"])
@@ -118,7 +118,7 @@ def test_a_handler_of_uvloop_cannot_be_had_and_is_left_alone() -> None:
     async def main() -> None:
         server = Server()
         server.take_from_loop()
-        assert not Interception(lambda: None, lambda: None).begin()
+        assert not Interception(lambda _: None, lambda _: None).begin()
         signal.raise_signal(signal.SIGTERM)
         await eventually(lambda: server.heard == [signal.SIGTERM])
 
@@ -129,7 +129,7 @@ def test_another_thread_than_the_main_one_intercepts_nothing() -> None:
     answers: list[bool] = []
 
     async def main() -> None:
-        answers.append(Interception(lambda: None, lambda: None).begin())
+        answers.append(Interception(lambda _: None, lambda _: None).begin())
 
     thread = threading.Thread(target=run, args=(main, asyncio.new_event_loop))
     thread.start()

@@ -92,7 +92,18 @@ def test_a_second_signal_ends_all_waiting(start: Start, kind: str) -> None:
         process.signal(signal.SIGINT)
         assert process.wait(15) == 0, "it waited for a request that takes 30 s"
         slow.result()
-    assert [event["consequence"] for event in process.events("stop_requested")] == ["draining", "leaving at once"]
+    told = process.events("stop_requested")
+    assert [event["consequence"] for event in told] == ["draining", "leaving at once"]
+    assert told[0]["hint"] == "SIGINT again leaves at once"
+    assert "CancelledError" not in process.log_text(), "a request that was cut off is no bug of the app's"
+
+
+def test_a_signal_while_it_waits_for_the_mesh_says_what_it_had_waited_for(start: Start) -> None:
+    process = start("aiohttp", MESH_SERVICE_WAIT_FOR_REGISTRATION="true")
+    process.wait_ready()
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert process.events("stopped")[0]["reason"] == "while it waited for its registration"
 
 
 def metrics(process: ServiceProcess) -> bytes:
