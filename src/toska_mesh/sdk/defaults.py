@@ -7,15 +7,21 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from toska_mesh.errors import ConfigError
 from toska_mesh.sdk.environment import service_options, variables
-from toska_mesh.sdk.options import ServiceOptions
+from toska_mesh.sdk.options import ServiceOptions, UnknownOptionError
 
 
 def chosen_options(options: ServiceOptions | None, overrides: Mapping[str, Any]) -> ServiceOptions:
     """`options` as they are, or those of the environment with each of `overrides` in place of one."""
     if options is not None:
+        if not isinstance(options, ServiceOptions):
+            raise ConfigError(
+                f"options are ServiceOptions, not {options!r} ({type(options).__name__});"
+                ' single ones are given by name, as in name="orders"'
+            )
         if overrides:
-            raise TypeError(f"options are given, so {', '.join(sorted(overrides))} should be said in them")
+            raise UnknownOptionError(f"options are given, so {', '.join(sorted(overrides))} should be said in them")
         return options
     if "port" in overrides or _port_is_in(os.environ):
         return service_options(**overrides)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from toska_mesh.errors import ConfigError
-from toska_mesh.sdk.options import ConnectOptions, InvalidOptionError, ServiceOptions
+from toska_mesh.sdk.options import ConnectOptions, InvalidOptionError, ServiceOptions, UnknownOptionError
 
 OWN_PREFIX: Final = "MESH_"
 """The name space in which an unknown variable is an error."""
@@ -103,13 +103,14 @@ def service_options(environ: Mapping[str, str] | None = None, **overrides: Any) 
     environ = os.environ if environ is None else environ
     service, connect = _split(overrides)
     if connect and "connect" in service:
-        raise TypeError(f"connect is given, so {', '.join(sorted(connect))} should be said in it")
+        raise UnknownOptionError(f"connect is given, so {', '.join(sorted(connect))} should be said in it")
     read = _read(SERVICE_VARIABLES, environ)
     read_connect = _Read() if "connect" in service else _read(CONNECT_VARIABLES, environ)
     _refuse([*_unknown(environ), *read.problems, *read_connect.problems])
     if "connect" not in service:
         service["connect"] = _made(ConnectOptions, read_connect, connect)
-    if metadata := _metadata(environ):
+    metadata = _metadata(environ)
+    if metadata and isinstance(service.get("metadata", {}), Mapping):
         # Single keys written in code stand beside those of the environment.
         service["metadata"] = {**metadata, **service.get("metadata", {})}
     return _made(ServiceOptions, read, service)
@@ -143,7 +144,7 @@ def _refuse_unknown_options(overrides: Mapping[str, Any], known: set[str]) -> No
     for name in overrides:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise TypeError(f"{name} is no option" + (f"; did you mean {near[0]}?" if near else ""))
+            raise UnknownOptionError(f"{name} is no option" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ use too (`model.rules`), but before anything is started.
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from toska_mesh.errors import ConfigError
@@ -27,6 +27,8 @@ SERVICE_ROLE: Final = "Service"
 TOKEN_PARTY: Final = "ToskaMesh.Services"  # noqa: S105  # a name, no secret
 """Issuer and audience of service tokens across the mesh family."""
 
+_MOST_SHOWN_CHARS: Final = 100
+
 _OWN_OPTION: Final = {
     keys.SCHEME: "scheme",
     keys.HEALTH_CHECK_ENDPOINT: "health_endpoint",
@@ -34,6 +36,17 @@ _OWN_OPTION: Final = {
     keys.WEIGHT: "weight",
 }
 """Metadata that the options write: said twice, one of the two would be lost."""
+
+_KINDS: Final[Mapping[Any, tuple[tuple[type, ...], str]]] = MappingProxyType(
+    {
+        str: ((str,), "a text"),
+        Provider: ((str,), "a text"),
+        int: ((int,), "a whole number"),
+        float: ((int, float), "a number"),
+        bool: ((bool,), "True or False"),
+    }
+)
+"""What an option of each type takes, and the words for it; the others are looked at one by one."""
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -45,6 +58,10 @@ class InvalidOptionError(ConfigError):
         super().__init__(f"{owner}.{option} {problem}")
         self.option = option
         self.problem = problem
+
+
+class UnknownOptionError(ConfigError, TypeError):
+    """There is no such option, or it was said twice: a mistake in the code, which `serve` tells like any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +95,11 @@ class ConnectOptions:
     roles: tuple[str, ...] = (SERVICE_ROLE,)
 
     def __post_init__(self) -> None:
+        if wrong := _problem_with_types(self):
+            raise self._invalid(*wrong)
+        roles: object = self.roles
+        if not isinstance(roles, (list, tuple, frozenset, set)) or not all(isinstance(role, str) for role in roles):
+            raise self._invalid("roles", f"{_shown(roles)} should be a tuple of texts, such as ('Service',)")
         # Values that came as lists or in .NET's spelling are kept in one form.
         object.__setattr__(self, "roles", tuple(self.roles))
         if self.provider not in ("discovery", "consul"):
@@ -153,6 +175,11 @@ class ServiceOptions:
     connect: ConnectOptions = field(default_factory=ConnectOptions)
 
     def __post_init__(self) -> None:
+        if wrong := _problem_with_types(self):
+            raise self._invalid(*wrong)
+        if not isinstance(self.connect, ConnectOptions):
+            given = type(self.connect).__name__
+            raise self._invalid("connect", f"is of type {given}; write ConnectOptions(discovery_address=…)")
         if problem := rules.problem_with_service_name(self.name):
             raise self._invalid("name", problem)
         if self.id and (problem := rules.problem_with_instance_id(self.id)):
@@ -220,20 +247,42 @@ class ServiceOptions:
         return {**self.metadata, **written}
 
     def _check_metadata(self) -> None:
-        for key in self.metadata:
+        right = "keys and values are texts, as in {'zone': 'a'}"
+        if not isinstance(self.metadata, Mapping):
+            raise self._invalid("metadata", f"{_shown(self.metadata)} is no mapping; {right}")
+        for key, value in self.metadata.items():
+            if not isinstance(key, str):
+                raise self._invalid("metadata", f"has the key {_shown(key)}; {right}")
+            if not isinstance(value, str):
+                raise self._invalid("metadata", f"has {_shown(value)} for {key!r}; {right}")
             if key in _OWN_OPTION:
                 raise self._invalid("metadata", f"holds {key!r}, which is written from the option {_OWN_OPTION[key]}")
             if key in keys.BOOKKEEPING:
                 raise self._invalid("metadata", f"holds {key!r}, which is discovery's own")
         if self.version and keys.VERSION in self.metadata:
             raise self._invalid("metadata", f"holds {keys.VERSION!r} and the option version is set too; keep one")
-        if not all(isinstance(value, str) for value in self.metadata.values()):
-            raise self._invalid("metadata", "has values that are no texts")
         if problem := rules.problem_with_metadata(self._all_metadata()):
             raise self._invalid("metadata", f"is not possible: {problem}")
 
     def _invalid(self, option: str, problem: str) -> InvalidOptionError:
         return InvalidOptionError("ServiceOptions", option, problem)
+
+
+def _problem_with_types(options: "ConnectOptions | ServiceOptions") -> tuple[str, str] | None:
+    """Values in code may be of any type whatever the annotations say: the first option that is wrong, and how."""
+    for option in fields(options):
+        kinds, expected = _KINDS.get(option.type, ((object,), ""))
+        value = getattr(options, option.name)
+        # True is an int to Python, but nobody's port.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and not {bool, object} & set(kinds)):
+            shown = f"{_shown(value)} is wrong" if option.repr else f"is of type {type(value).__name__}"
+            return option.name, f"{shown}; it should be {expected}"
+    return None
+
+
+def _shown(value: object) -> str:
+    text = f"{value!r} ({type(value).__name__})"
+    return text if len(text) <= _MOST_SHOWN_CHARS else f"{text[:_MOST_SHOWN_CHARS]}…"
 
 
 def _problem_with_target(address: str) -> str | None:

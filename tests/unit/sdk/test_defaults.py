@@ -2,6 +2,7 @@
 
 import pytest
 
+from toska_mesh.errors import ConfigError
 from toska_mesh.sdk.defaults import chosen_options
 from toska_mesh.sdk.options import ServiceOptions
 
@@ -33,3 +34,8 @@ def test_options_are_taken_as_they_are() -> None:
 def test_options_and_single_ones_beside_them_would_contradict_each_other() -> None:
     with pytest.raises(TypeError, match="name should be said in them"):
         chosen_options(ServiceOptions(), {"name": "orders"})
+
+
+def test_a_name_in_the_place_of_the_options_is_told_how_to_be_given() -> None:
+    with pytest.raises(ConfigError, match=r'not .orders. .*name="orders"'):
+        chosen_options("orders", {})  # type: ignore[arg-type]

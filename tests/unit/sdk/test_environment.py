@@ -248,6 +248,10 @@ def test_an_unknown_option_in_code_is_a_mistake_in_the_code() -> None:
         service_options({}, prot=1)
     with pytest.raises(TypeError, match="nme is no option"):
         connect_options({}, nme="x")
+    with pytest.raises(ConfigError, match="stategy is no option; did you mean strategy"):
+        service_options({}, stategy="Random")  # the same error, for those who tell it in one line
+    with pytest.raises(ConfigError, match="metadata 'foo'"):
+        service_options({"MESH_SERVICE_METADATA_ZONE": "a"}, metadata="foo")
     with pytest.raises(TypeError, match="discovery_address should be said in it"):
         service_options({}, connect=ConnectOptions(), discovery_address="a:1")
 

@@ -1,13 +1,13 @@
 """Which options are possible, and what a refusal says."""
 
 import uuid
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from toska_mesh.errors import ConfigError
-from toska_mesh.sdk.options import ConnectOptions, ServiceOptions
+from toska_mesh.sdk.options import ConnectOptions, InvalidOptionError, ServiceOptions
 
 SECRET = "kJ8sLq2vXz0pRt6wYb4nMc7dFg9hUe3a"
 
@@ -57,7 +57,16 @@ def test_the_defaults_are_those_of_the_family() -> None:
         ({"metadata": {"consul-x": "x"}}, r"reserved"),
         ({"metadata": {"a": "x" * 513}}, r"has 513 bytes"),
         ({"metadata": {f"k{n}": "" for n in range(61)}}, r"has 65 pairs"),
-        ({"metadata": {"a": 1}}, r"no texts"),
+        ({"metadata": {"a": 1}}, r"metadata has 1 \(int\) for 'a'; keys and values are texts"),
+        ({"metadata": {1: "a"}}, r"metadata has the key 1 \(int\)"),
+        ({"metadata": "foo"}, r"metadata 'foo' \(str\) is no mapping"),
+        ({"name": 5}, r"ServiceOptions\.name 5 \(int\) is wrong; it should be a text"),
+        ({"port": "8000"}, r"port '8000' \(str\) is wrong; it should be a whole number"),
+        ({"port": True}, r"port True \(bool\)"),
+        ({"weight": 1.5}, r"weight 1.5 \(float\)"),
+        ({"register": "no"}, r"register 'no' \(str\) is wrong; it should be True or False"),
+        ({"drain_seconds": None}, r"drain_seconds None .* should be a number"),
+        ({"connect": {"a": 1}}, r"connect is of type dict; write ConnectOptions\("),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_would_be_right(fields: dict[str, Any], words: str) -> None:
@@ -81,6 +90,10 @@ def test_what_cannot_be_is_refused_with_what_would_be_right(fields: dict[str, An
         ({"consul_client_cert": "c.pem"}, r"belong together"),
         ({"auth_secret": "short"}, r"auth_secret has 5 bytes; it needs at least 32"),
         ({"auth_secret": "change-me-change-me-change-me-change-me"}, r"is a placeholder"),
+        ({"provider": None}, r"provider None \(NoneType\) is wrong; it should be a text"),
+        ({"roles": "Service"}, r"roles .* should be a tuple of texts"),
+        ({"roles": (1,)}, r"roles .* should be a tuple of texts"),
+        ({"auth_secret": b"very secret bytes"}, r"auth_secret is of type bytes; it should be a text"),
         ({"token_minutes": 0}, r"token_minutes 0 is below 1"),
     ],
 )
@@ -97,6 +110,13 @@ def test_no_secret_is_ever_shown() -> None:
     with pytest.raises(ConfigError) as refused:
         ConnectOptions(consul_address="ftp://me:passw0rd@consul")
     assert "passw0rd" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [ServiceOptions, ConnectOptions])
+def test_no_option_takes_a_value_of_any_type(kind: type[Any]) -> None:
+    for option in fields(kind):
+        with pytest.raises(InvalidOptionError, match=option.name):
+            kind(**{option.name: object()})
 
 
 @pytest.mark.parametrize(
