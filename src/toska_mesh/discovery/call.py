@@ -35,12 +35,18 @@ class Call:
     correlation_id: str | None = None
 
 
-def deadline_of(now: float, seconds_left: float | None) -> float:
+def deadline_of(
+    now: float,
+    seconds_left: float | None,
+    *,
+    longest_seconds: float = MAX_SECONDS,
+    kept_back_seconds: float = ANSWER_SECONDS,
+) -> float:
     """The moment by which the registry must have answered, given the caller's own patience (None = not said)."""
     if seconds_left is None:
         return now + DEFAULT_SECONDS
-    patience = min(seconds_left, MAX_SECONDS)
-    return now + patience - min(ANSWER_SECONDS, patience / 4)
+    patience = min(seconds_left, longest_seconds)
+    return now + patience - min(kept_back_seconds, patience / 4)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], deadline: float) -> T:

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from toska_mesh.discovery.auth import Gatekeeper, PermissionDeniedError, UnauthenticatedError
+from toska_mesh.discovery.call import ANSWER_SECONDS, deadline_of
 from toska_mesh.discovery.metrics import DiscoveryMetrics
 from toska_mesh.discovery.servicer import Context, call_of, outcome_of, status_of
 from toska_mesh.discovery.validation import check_service_name
@@ -20,7 +21,7 @@ from toska_mesh.discovery.watch import DrainingError, LimitReachedError, Update,
 from toska_mesh.errors import MeshError
 from toska_mesh.model import ServiceName
 from toska_mesh.pb import mesh_pb2 as pb
-from toska_mesh.registry.api import BarrierReport, GatewayBarrier
+from toska_mesh.registry.api import BarrierReport, GatewayBarrier, UnknownServiceError
 
 SERVICE_NAME = "toskamesh.mesh.Mesh"
 
@@ -31,6 +32,12 @@ STREAM_SECONDS = 3600.0
 REST_SECONDS_PER_BYTE = 4e-9
 """Twice what sending costs. A stream rests for what telling a service again cost all streams together, so that a storm
 of changes in a huge service is told now and then, instead of being all that discovery does."""
+
+MAX_WAIT_SECONDS = 600.0
+"""A drain may take minutes, and "not applied" ends it: a wait may be as long. It costs a place among the waits."""
+
+ANSWER_SECONDS_PER_WAIT = 0.002
+"""Kept back of a wait for each of those that are open: many that end together are answered one after another."""
 
 _LONGEST_REST_SECONDS = 5.0
 _SHORTEST_REST_SECONDS = 0.001
@@ -95,9 +102,16 @@ class MeshServicer:
         answer = pb.WaitAppliedResponse()
 
         async def wait() -> None:
-            call = call_of(context, self._gatekeeper, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            call_of(context, self._gatekeeper, now)
             check_service_name(request.serviceName)
-            report = await self._wait(ServiceName(request.serviceName), call.deadline)
+            deadline = deadline_of(
+                now,
+                _seconds_left(context),
+                longest_seconds=MAX_WAIT_SECONDS,
+                kept_back_seconds=ANSWER_SECONDS + ANSWER_SECONDS_PER_WAIT * len(self._waits),
+            )
+            report = await self._wait(ServiceName(request.serviceName), deadline)
             answer.CopyFrom(_response_to(report))
 
         await self._answer("WaitApplied", context, wait)
@@ -107,7 +121,12 @@ class MeshServicer:
         """Run one call; its failures become a status."""
         outcome = "error"
         try:
-            await do()
+            try:
+                await do()
+            except MeshError:
+                _check_caller(context)
+                raise
+            _check_caller(context)
             outcome = "ok"
         except MeshError as exc:
             outcome = _outcome_of(exc)
@@ -172,6 +191,18 @@ class MeshServicer:
             self._waits.discard(wait)
 
 
+def _check_caller(context: Context) -> None:
+    """End a call as if its caller had cancelled it, when the time it gave is over: no answer would reach it."""
+    left = _seconds_left(context)
+    if left is not None and left <= 0:
+        raise asyncio.CancelledError
+
+
+def _seconds_left(context: Context) -> float | None:
+    """Until the caller's deadline; None when there is none, which the stubs do not know."""
+    return context.time_remaining()
+
+
 async def _read_names(watcher: Watcher, requests: AsyncIterator[pb.WatchRequest]) -> None:
     """Until the client has named all that it wants; it may go on listening after that."""
     try:
@@ -200,6 +231,8 @@ def _status_of(exc: MeshError) -> grpc.StatusCode:
             return grpc.StatusCode.UNAUTHENTICATED
         case PermissionDeniedError():
             return grpc.StatusCode.PERMISSION_DENIED
+        case UnknownServiceError():
+            return grpc.StatusCode.FAILED_PRECONDITION  # to ask again soon would not help
         case _:
             return status_of(exc)
 

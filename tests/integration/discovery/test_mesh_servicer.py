@@ -1,6 +1,8 @@
 """The edge of `toskamesh.mesh.Mesh` on a server of its own, with a barrier and a catalog that the test moves."""
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from toska_mesh.errors import RegistryError
 from toska_mesh.model import CatalogSnapshot, Endpoint, Instance, InstanceId, ServiceName
 from toska_mesh.pb import mesh_pb2 as pb
 from toska_mesh.pb import mesh_pb2_grpc
-from toska_mesh.registry.api import BarrierReport, GatewayProgress
+from toska_mesh.registry.api import BarrierReport, GatewayProgress, UnknownServiceError
 
 ORDERS = ServiceName("orders")
 
@@ -31,6 +33,8 @@ class Barrier:
     def __init__(self) -> None:
         self.is_open = asyncio.Event()
         self.trouble: RegistryError | None = None
+        self.is_late = False
+        """Hold the whole loop up, so that nobody notices in time that the caller's time is over."""
         self.waiting = 0
         self.deadlines: list[float] = []
 
@@ -38,6 +42,8 @@ class Barrier:
         self.deadlines.append(deadline - asyncio.get_running_loop().time())
         self.waiting += 1
         try:
+            if self.is_late:
+                time.sleep(0.3)
             if self.trouble is not None:
                 raise self.trouble
             async with asyncio.timeout_at(deadline):
@@ -217,6 +223,43 @@ async def test_a_wait_answers_when_all_have_applied_it(edge: Edge, stub: Any) ->
     assert 4 < edge.barrier.deadlines[1] <= 5
 
 
+async def test_a_wait_may_be_as_long_as_a_drain_but_not_for_ever(edge: Edge, stub: Any) -> None:
+    edge.barrier.is_open.set()
+    for seconds in (120, 3600):
+        await stub.WaitApplied(pb.WaitAppliedRequest(serviceName="orders"), timeout=seconds)
+    drain, longest = edge.barrier.deadlines
+    assert 100 < drain < 120
+    assert 599 < longest < 600
+
+
+async def test_the_more_wait_the_more_time_there_is_to_answer_them(
+    edge: Edge, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_servicer, "ANSWER_SECONDS_PER_WAIT", 10)
+    async with asyncio.TaskGroup() as tasks:
+        for number in (1, 2):
+            tasks.create_task(_swallow(stub.WaitApplied(pb.WaitAppliedRequest(serviceName="orders"), timeout=100)))
+            await eventually(lambda number=number: edge.barrier.waiting == number)
+        edge.barrier.is_open.set()
+    first, second = edge.barrier.deadlines
+    assert first - second > 5
+
+
+@pytest.mark.parametrize("trouble", [None, RegistryError("permission denied")])
+async def test_a_wait_whose_caller_has_given_up_is_not_answered(
+    edge: Edge, stub: Any, trouble: RegistryError | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge.barrier.is_late = True
+    edge.barrier.is_open.set()
+    edge.barrier.trouble = trouble
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await stub.WaitApplied(pb.WaitAppliedRequest(serviceName="orders"), timeout=0.2)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await eventually(lambda: edge.outcomes("WaitApplied") == {"cancelled": 3})
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_a_wait_answers_shortly_before_the_callers_deadline(edge: Edge, stub: Any) -> None:
     answer = await stub.WaitApplied(pb.WaitAppliedRequest(serviceName="orders"), timeout=2)
     assert answer == pb.WaitAppliedResponse(
@@ -249,6 +292,10 @@ async def test_waits_are_bounded_and_checked(edge: Edge, stub: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="permission denied") as refused:
         await stub.WaitApplied(pb.WaitAppliedRequest(serviceName="orders"), timeout=5)
     assert refused.value.code() is grpc.StatusCode.INTERNAL
+    edge.barrier.trouble = UnknownServiceError("too many of those")
+    with pytest.raises(grpc.aio.AioRpcError, match="too many of those") as refused:
+        await stub.WaitApplied(pb.WaitAppliedRequest(serviceName="orders"), timeout=5)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     edge.barrier.trouble = None
     async with asyncio.TaskGroup() as tasks:
         for _ in range(2):
