@@ -13,6 +13,7 @@ from toska_mesh.admin.process import check_text
 from toska_mesh.cli.daemons import DAEMONS
 from toska_mesh.cli.plan import Options, make_plan
 from toska_mesh.cli.queries import instances, routes
+from toska_mesh.cli.registry_address import check_host
 from toska_mesh.cli.up import Up, check_ports, data_dir_lock
 from toska_mesh.cli.view import View
 from toska_mesh.cli.wait import wait_command
@@ -95,6 +96,8 @@ def up(consul: str, rabbitmq: str, no_samples: bool, data_dir: Path | None, log_
     try:
         options = Options(data_dir or state_dir("up"), consul, rabbitmq, not no_samples)
         plan = make_plan(options, os.environ)
+        if plan.consul is not None:
+            uvloop.run(check_host(plan.consul.url, plan.consul.source))
         check_ports(plan.ports, options.data_dir)
         with data_dir_lock(options.data_dir, plan.folders):
             writer = LineWriter(sys.stdout.fileno())

@@ -6,8 +6,12 @@ from toska_mesh.cli.sample import SampleSettings
 from toska_mesh.discovery.settings import DiscoverySettings
 from toska_mesh.gateway.settings import GatewaySettings
 from toska_mesh.healthmonitor.settings import HealthMonitorSettings
+from toska_mesh.model import Endpoint
 from toska_mesh.registryd.settings import RegistrySettings
 from toska_mesh.settings import DaemonSettings, variables_of
+
+LOOPBACK = "127.0.0.1"
+_EVERYWHERE = ("0.0.0.0", "::", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +67,14 @@ def value_of(settings: DaemonSettings, variable: str) -> object:
         if known.name == variable:
             return getattr(settings, known.field)
     raise KeyError(variable)
+
+
+def endpoint_of(settings: DaemonSettings, host: str, port: str) -> Endpoint:
+    """Where a client on this machine reaches what listens at these variables; port 0 says nowhere and becomes 1."""
+    bound = str(value_of(settings, host))
+    number = int(str(value_of(settings, port)))
+    return Endpoint(LOOPBACK if bound in _EVERYWHERE else bound, number or 1)
+
+
+def url_of(settings: DaemonSettings, host: str, port: str, scheme: str = "http") -> str:
+    return f"{scheme}://{endpoint_of(settings, host, port).authority}"

@@ -5,22 +5,40 @@ read them, so a mistake shows before the first process exists.
 """
 
 import ipaddress
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toska_mesh.cli.daemons import DISCOVERY, GATEWAY, HEALTHMONITOR, REGISTRY, SAMPLE, Daemon, value_of
+from toska_mesh.cli.daemons import (
+    DISCOVERY,
+    GATEWAY,
+    HEALTHMONITOR,
+    LOOPBACK,
+    REGISTRY,
+    SAMPLE,
+    Daemon,
+    endpoint_of,
+    url_of,
+    value_of,
+)
+from toska_mesh.cli.registry_address import Said, point_at_embedded_registry, said_address
 from toska_mesh.cli.supervisor import ProcessSpec
 from toska_mesh.errors import ConfigError
 from toska_mesh.gateway.settings import GatewaySettings
-from toska_mesh.model import Endpoint
-from toska_mesh.settings import ConsulSettings, DaemonSettings, load, mask_credentials, variables_of
+from toska_mesh.settings import DaemonSettings, load, mask_credentials
 
 SAMPLE_COUNT = 2
-LOOPBACK = "127.0.0.1"
-_EVERYWHERE = ("0.0.0.0", "::", "")
 _RATE_LIMIT = ("GATEWAY_RATE_LIMIT_ENABLED", "GATEWAY_RATE_LIMIT_PERMITS", "GATEWAY_RATE_LIMIT_WINDOW_SECONDS")
 _STOP_SECONDS = 10.0
+_DEFAULTS = {
+    "MESH_DISCOVERY_ADDRESS": "localhost:8080",
+    "CONSUL_ADDRESS": "http://localhost:8500",
+    "GATEWAY_ADMIN_HOST": "localhost",
+    "GATEWAY_ADMIN_PORT": "9901",
+}
+"""Where services and our own commands look when nobody tells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,10 @@ class Plan:
     """Answers once the mesh works from end to end; empty when nobody could tell from here."""
     try_line: str
     """The command to try; empty without samples."""
+    exports: tuple[str, ...]
+    """What services and commands have to be told, because it is not where they look by themselves."""
+    consul: Said | None
+    """The registry to use; None for the embedded one."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +87,8 @@ class Plan:
 
 def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
     """Raises ConfigError that lists every wrong setting of every daemon, one per line."""
-    consul = options.consul or environ.get("CONSUL_ADDRESS", "") or environ.get("CONSUL_HTTP_ADDR", "")
+    said = said_address(environ, options.consul)
+    consul = said.url if said is not None else ""
     base = dict(environ)
     base["TOSKA_LOG_FORMAT"] = "json"  # the view reads it
     if options.rabbitmq:
@@ -85,8 +108,8 @@ def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
     else:
         point_at_embedded_registry(base, registry)
     discovery, monitor = loaded(DISCOVERY), loaded(HEALTHMONITOR)
-    _default(base, "DASHBOARD_DISCOVERY_URL", _url(discovery, "DISCOVERY_HOST", "DISCOVERY_HTTP_PORT"))
-    _default(base, "DASHBOARD_HEALTHMONITOR_URL", _url(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT"))
+    _default(base, "DASHBOARD_DISCOVERY_URL", url_of(discovery, "DISCOVERY_HOST", "DISCOVERY_HTTP_PORT"))
+    _default(base, "DASHBOARD_HEALTHMONITOR_URL", url_of(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT"))
     gateway = loaded(GATEWAY)
     loaded.raise_problems()
     assert isinstance(gateway, GatewaySettings)  # noqa: S101  # for the type checker
@@ -106,15 +129,15 @@ def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
         _port(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT"),
     ]
     ready_urls = {
-        DISCOVERY.name: _url(discovery, "DISCOVERY_HOST", "DISCOVERY_HTTP_PORT") + "/health/ready",
-        HEALTHMONITOR.name: _url(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT") + "/health/ready",
-        GATEWAY.name: _url(gateway, "GATEWAY_ADMIN_HOST", "GATEWAY_ADMIN_PORT") + "/health/ready",
+        DISCOVERY.name: url_of(discovery, "DISCOVERY_HOST", "DISCOVERY_HTTP_PORT") + "/health/ready",
+        HEALTHMONITOR.name: url_of(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT") + "/health/ready",
+        GATEWAY.name: url_of(gateway, "GATEWAY_ADMIN_HOST", "GATEWAY_ADMIN_PORT") + "/health/ready",
     }
     if registry is not None:
         ports.append(_port(registry, "REGISTRY_HOST", "REGISTRY_PORT"))
-        ready_urls[REGISTRY.name] = _url(registry, "REGISTRY_HOST", "REGISTRY_PORT") + "/health/ready"
+        ready_urls[REGISTRY.name] = url_of(registry, "REGISTRY_HOST", "REGISTRY_PORT") + "/health/ready"
     _check_distinct(ports)
-    public = _url(gateway, "GATEWAY_HOST", "GATEWAY_PORT", "https" if gateway.tls_cert else "http")
+    public = url_of(gateway, "GATEWAY_HOST", "GATEWAY_PORT", "https" if gateway.tls_cert else "http")
     hello_path = f"{gateway.route_prefix}hello/hello"
     return Plan(
         stages=tuple(stage for stage in stages if stage),
@@ -134,6 +157,8 @@ def make_plan(options: Options, environ: Mapping[str, str]) -> Plan:
         links=_links(base, public, gateway, discovery, monitor, consul),
         try_url=public + hello_path if samples and not gateway.tls_client_ca else "",
         try_line=_curl(gateway, _for_people(public) + hello_path) if samples else "",
+        exports=_exports(base, gateway, discovery, is_embedded=registry is not None),
+        consul=said,
     )
 
 
@@ -168,18 +193,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def point_at_embedded_registry(environ: dict[str, str], registry: DaemonSettings) -> None:
-    """Change `environ` to lead there. What is meant for another (TLS, namespace, its token) would get in the way."""
-    common = {known.name for known in variables_of(DaemonSettings)}
-    for known in variables_of(ConsulSettings):
-        for name in (known.name, *known.also):
-            if name not in common:
-                environ.pop(name, None)
-    environ["CONSUL_ADDRESS"] = _url(registry, "REGISTRY_HOST", "REGISTRY_PORT")
-    if environ.get("REGISTRY_TOKEN"):
-        environ["CONSUL_HTTP_TOKEN"] = environ["REGISTRY_TOKEN"]
-
-
 def _spec(
     daemon: Daemon,
     environ: Mapping[str, str],
@@ -193,7 +206,7 @@ def _spec(
 
 
 def _sample(name: str, environ: Mapping[str, str], discovery: DaemonSettings) -> ProcessSpec:
-    target = _endpoint(discovery, "DISCOVERY_HOST", "DISCOVERY_PORT").authority
+    target = endpoint_of(discovery, "DISCOVERY_HOST", "DISCOVERY_PORT").authority
     more = {"HELLO_INSTANCE_ID": name, "HELLO_PORT": "0", "HELLO_DISCOVERY": target}
     return _spec(SAMPLE, environ, name=name, more=more)
 
@@ -211,17 +224,6 @@ def _check_distinct(ports: Sequence[PortUse]) -> None:
         other = seen.setdefault(use.port, use)
         if other is not use:
             raise ConfigError(f"{other.variable} and {use.variable} are both {use.port}; set one to another port")
-
-
-def _endpoint(settings: DaemonSettings, host: str, port: str) -> Endpoint:
-    """Where a client on this machine reaches it."""
-    bound = str(value_of(settings, host))
-    number = int(str(value_of(settings, port)))
-    return Endpoint(LOOPBACK if bound in _EVERYWHERE else bound, number or 1)
-
-
-def _url(settings: DaemonSettings, host: str, port: str, scheme: str = "http") -> str:
-    return f"{scheme}://{_endpoint(settings, host, port).authority}"
 
 
 def _for_people(url: str) -> str:
@@ -242,10 +244,10 @@ def _links(
     monitor: DaemonSettings,
     consul: str,
 ) -> tuple[tuple[str, str], ...]:
-    admin = _url(gateway, "GATEWAY_ADMIN_HOST", "GATEWAY_ADMIN_PORT")
-    rest = _url(discovery, "DISCOVERY_HOST", "DISCOVERY_HTTP_PORT")
-    grpc = _endpoint(discovery, "DISCOVERY_HOST", "DISCOVERY_PORT").authority
-    status = _url(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT")
+    admin = url_of(gateway, "GATEWAY_ADMIN_HOST", "GATEWAY_ADMIN_PORT")
+    rest = url_of(discovery, "DISCOVERY_HOST", "DISCOVERY_HTTP_PORT")
+    grpc = endpoint_of(discovery, "DISCOVERY_HOST", "DISCOVERY_PORT").authority
+    status = url_of(monitor, "HEALTHMONITOR_HOST", "HEALTHMONITOR_PORT")
     broker = environ.get("RABBITMQ_URL", "")
     links = [
         ("gateway", public),
@@ -259,3 +261,24 @@ def _links(
         ("events", mask_credentials(broker) if broker else "logged only; --rabbitmq URL sends them"),
     ]
     return tuple((name, _for_people(url)) for name, url in links)
+
+
+def _exports(
+    environ: Mapping[str, str], gateway: DaemonSettings, discovery: DaemonSettings, is_embedded: bool
+) -> tuple[str, ...]:
+    found = {
+        # For services (the SDK), for `toska wait`, and for `toska routes` and `toska instances`.
+        "MESH_DISCOVERY_ADDRESS": endpoint_of(discovery, "DISCOVERY_HOST", "DISCOVERY_PORT").authority,
+        "CONSUL_ADDRESS": mask_credentials(environ["CONSUL_ADDRESS"]),
+        "GATEWAY_ADMIN_HOST": endpoint_of(gateway, "GATEWAY_ADMIN_HOST", "GATEWAY_ADMIN_PORT").host,
+        "GATEWAY_ADMIN_PORT": str(value_of(gateway, "GATEWAY_ADMIN_PORT")),
+    }
+    local = {name: _as_default(value) for name, value in found.items()}
+    moved = [f"export {name}={shlex.quote(value)}" for name, value in local.items() if value != _DEFAULTS[name]]
+    if is_embedded and environ.get("REGISTRY_TOKEN"):
+        moved.append("export CONSUL_HTTP_TOKEN=<what REGISTRY_TOKEN says>")
+    return tuple(moved)
+
+
+def _as_default(value: str) -> str:
+    return re.sub(rf"(^|//){re.escape(LOOPBACK)}(?=$|:)", r"\1localhost", value)

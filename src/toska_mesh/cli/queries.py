@@ -11,10 +11,9 @@ import uvloop
 from rich import box
 from rich.table import Table
 
-from toska_mesh.cli.daemons import GATEWAY, value_of
+from toska_mesh.cli.daemons import GATEWAY, url_of, value_of
 from toska_mesh.cli.view import render
 from toska_mesh.errors import ConfigError, MeshError
-from toska_mesh.model import Endpoint
 from toska_mesh.settings import load
 
 ANSWER_SECONDS = 5.0
@@ -40,7 +39,6 @@ ROUTE_COLUMNS: Mapping[str, str] = {
 }
 _WIDTH = 1000
 """More than any table: an address cut into pieces is worse than a line that the terminal breaks."""
-_EVERYWHERE = ("0.0.0.0", "::", "")
 
 
 class QueryError(MeshError):
@@ -50,11 +48,9 @@ class QueryError(MeshError):
 def admin_url(environ: Mapping[str, str]) -> str:
     """Where this machine's gateway has its admin API, by the gateway's own settings. Raises ConfigError."""
     settings = load(GATEWAY.settings, environ).settings
-    host = str(value_of(settings, "GATEWAY_ADMIN_HOST"))
-    port = int(str(value_of(settings, "GATEWAY_ADMIN_PORT")))
-    if port == 0:
+    if not value_of(settings, "GATEWAY_ADMIN_PORT"):
         raise ConfigError("GATEWAY_ADMIN_PORT=0 does not say where the admin API is; use --admin URL")
-    return f"http://{Endpoint('127.0.0.1' if host in _EVERYWHERE else host, port).authority}"
+    return url_of(settings, "GATEWAY_ADMIN_HOST", "GATEWAY_ADMIN_PORT")
 
 
 def base_of(admin: str) -> str:

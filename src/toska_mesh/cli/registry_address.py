@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
-from toska_mesh.cli.daemons import REGISTRY
-from toska_mesh.cli.plan import point_at_embedded_registry
+from toska_mesh.cli.daemons import REGISTRY, url_of
 from toska_mesh.errors import ConfigError
 from toska_mesh.model.rules import mask_credentials
-from toska_mesh.settings import ConsulSettings, load
+from toska_mesh.settings import ConsulSettings, DaemonSettings, load, variables_of
 
 RESOLVE_SECONDS = 2.0
 """A resolver that takes longer is not waited for: what it would have said shows later."""
@@ -42,23 +41,51 @@ class Chosen(Generic[S]):
         return f"the default, {self.variable} is not set" if self.is_default else f"by {self.variable}"
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An address that somebody gave, and where."""
+
+    url: str
+    source: str
+
+
+def said_address(environ: Mapping[str, str], option: str = "") -> Said | None:
+    """What `--consul` or a variable says. Raises ConfigError for what can be no address."""
+    said = (("--consul", option), *((name, environ.get(name, "")) for name in _ADDRESSES))
+    for source, written in said:
+        if written:
+            check_address(written, source)
+            return Said(written if "://" in written else f"http://{written}", source)
+    return None
+
+
 def choose_registry(model: type[S], environ: Mapping[str, str]) -> Chosen[S]:
     """As the daemons find it; without an address, REGISTRY_PORT and its companions mean the embedded one of `toska up`.
 
     Raises ConfigError.
     """
-    variable = next((name for name in _ADDRESSES if environ.get(name)), "")
-    if variable:
-        check_address(environ[variable], variable)
-        return Chosen(load(model, environ).settings, variable)
+    if (said := said_address(environ)) is not None:
+        return Chosen(load(model, environ).settings, said.source)
     if any(environ.get(name) for name in _EMBEDDED):
         embedded = load(REGISTRY.settings, environ)
-        said = [name for name in _EMBEDDED if embedded.origins[name] != "default"]  # what Kubernetes sets is not said
-        if said:
+        ours = [name for name in _EMBEDDED if embedded.origins[name] != "default"]  # and not set by Kubernetes
+        if ours:
             changed = dict(environ)
             point_at_embedded_registry(changed, embedded.settings)
-            return Chosen(load(model, changed).settings, said[0])
+            return Chosen(load(model, changed).settings, ours[0])
     return Chosen(load(model, environ).settings, _ADDRESSES[0], is_default=True)
+
+
+def point_at_embedded_registry(environ: dict[str, str], registry: DaemonSettings) -> None:
+    """Change `environ` to lead there. What is meant for another (TLS, namespace, its token) would get in the way."""
+    common = {known.name for known in variables_of(DaemonSettings)}
+    for known in variables_of(ConsulSettings):
+        for name in (known.name, *known.also):
+            if name not in common:
+                environ.pop(name, None)
+    environ["CONSUL_ADDRESS"] = url_of(registry, "REGISTRY_HOST", "REGISTRY_PORT")
+    if environ.get("REGISTRY_TOKEN"):
+        environ["CONSUL_HTTP_TOKEN"] = environ["REGISTRY_TOKEN"]
 
 
 def check_address(written: str, source: str) -> None:

@@ -214,10 +214,12 @@ class Up:
         self._view.say(
             "ready", event="mesh_ready", **{name.replace(", ", "_").replace(" ", "_"): u for name, u in links}
         )
-        words = ["Ctrl-C stops everything."]
+        words = []
+        if self._plan.exports:
+            words += ["For services and commands in other terminals:", *map("  {}".format, self._plan.exports), ""]
         if self._plan.try_line:
-            words.insert(0, f"Try it:  {self._plan.try_line}")
-        self._view.show_table("The mesh is ready", links, words)
+            words.append(f"Try it:  {self._plan.try_line}")
+        self._view.show_table("The mesh is ready", links, [*words, "Ctrl-C stops everything."])
 
 
 async def reason_not_ready(client: aiohttp.ClientSession, url: str) -> str:

@@ -77,8 +77,14 @@ class Wanted:
         return ", ".join(parts)
 
     def _not_gone(self, instances: Sequence[Instance]) -> str:
-        here = [one for one in instances if one.id == self.gone and not one.is_draining]
-        return f"{_named(here[0])} is registered and not draining" if here else ""
+        here = next((one for one in instances if one.id == self.gone), None)
+        if here is None:
+            return ""
+        if not here.is_draining:
+            return f"{_named(here)} is registered and not draining"
+        # Better one that is leaving than nobody: the last one gets requests until it is gone.
+        is_routed = any(one is here for one in self._routed(instances))
+        return f"{here.id} is draining, and gets requests as long as there is nobody better" if is_routed else ""
 
     def _too_few(self, instances: Sequence[Instance]) -> str:
         if self.version:

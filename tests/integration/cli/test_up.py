@@ -135,6 +135,8 @@ async def test_a_mesh_comes_up_answers_survives_a_death_and_stops_in_order(tmp_p
     async with up(environ, "--data-dir", str(tmp_path / "data")) as mesh:
         await mesh.says("The mesh is ready")
         await mesh.says(f"Try it:  curl http://localhost:{environ['GATEWAY_PORT']}/api/hello/hello")
+        assert f"export MESH_DISCOVERY_ADDRESS=localhost:{environ['DISCOVERY_PORT']}" in mesh.text
+        assert f"export CONSUL_ADDRESS=http://localhost:{environ['REGISTRY_PORT']}" in mesh.text
         for variable in PORTS:
             assert f":{environ[variable]}" in mesh.text
         assert "\033" not in mesh.text  # a pipe is no terminal
@@ -244,6 +246,7 @@ async def test_a_taken_port_is_told_before_anything_is_started(tmp_path: Path) -
         pytest.param({"GATEWAY_PROT": "1"}, "GATEWAY_PROT is not a setting; did you mean GATEWAY_PORT?", id="unknown"),
         pytest.param({"DISCOVERY_PORT": "x"}, "DISCOVERY_PORT='x' is wrong", id="unparsable"),
         pytest.param({"CONSUL_ADDRESS": "ftp://x"}, "CONSUL_ADDRESS='ftp://x' should be an http://", id="Consul"),
+        pytest.param({"CONSUL_ADDRESS": "http://no..host"}, "no host 'no..host' is known here", id="no host"),
         pytest.param({"RABBITMQ_URL": "http://x"}, "RABBITMQ_URL should begin with amqp://", id="RabbitMQ"),
     ],
 )

@@ -125,6 +125,42 @@ def test_ports_come_from_the_daemons_own_variables() -> None:
     assert spec(made, "gateway").environ["DASHBOARD_HEALTHMONITOR_URL"] == "http://127.0.0.1:6005"
 
 
+def test_where_everything_is_where_it_is_looked_for_nobody_has_to_be_told() -> None:
+    assert plan().exports == ()
+    assert plan("http://localhost:8500").exports == ()
+
+
+def test_services_and_commands_are_told_what_has_moved() -> None:
+    moved = plan(DISCOVERY_PORT="18080", REGISTRY_PORT="18500", GATEWAY_ADMIN_PORT="19901", GATEWAY_PORT="15000")
+    assert moved.exports == (
+        "export MESH_DISCOVERY_ADDRESS=localhost:18080",
+        "export CONSUL_ADDRESS=http://localhost:18500",
+        "export GATEWAY_ADMIN_PORT=19901",
+    )
+    assert plan(DISCOVERY_HOST="127.0.0.2", GATEWAY_ADMIN_HOST="::1").exports == (
+        "export MESH_DISCOVERY_ADDRESS=127.0.0.2:8080",
+        "export GATEWAY_ADMIN_HOST=::1",
+    )
+    assert plan("consul:8500").exports == ("export CONSUL_ADDRESS=http://consul:8500",)
+
+
+def test_no_secret_is_shown_with_what_has_moved() -> None:
+    assert plan("http://user:secret@consul:8500").exports == ("export CONSUL_ADDRESS='http://***@consul:8500'",)
+    assert plan(REGISTRY_TOKEN="secret").exports == ("export CONSUL_HTTP_TOKEN=<what REGISTRY_TOKEN says>",)
+
+
+@pytest.mark.parametrize(
+    ("consul", "environ", "source"),
+    [
+        pytest.param("nonsense", {}, "--consul", id="by the option"),
+        pytest.param("", {"CONSUL_ADDRESS": "nonsense"}, "CONSUL_ADDRESS", id="by our variable"),
+    ],
+)
+def test_a_word_that_is_no_address_of_a_consul_is_refused(consul: str, environ: dict[str, str], source: str) -> None:
+    with pytest.raises(ConfigError, match=f"{source}='nonsense' is no address"):
+        plan(consul, **environ)
+
+
 def test_nothing_is_open_to_the_network_unless_somebody_says_so() -> None:
     assert {use.host for use in plan().ports} == {"127.0.0.1"}
     opened = plan(GATEWAY_HOST="0.0.0.0")
