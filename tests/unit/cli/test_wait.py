@@ -63,7 +63,13 @@ V2 = instance("b", version="v2")
         ),
         pytest.param(Wanted(gone="a"), [V2], "", id="gone"),
         pytest.param(Wanted(gone="a"), [], "", id="gone, the last one"),
-        pytest.param(Wanted(gone="a"), [draining("a")], "", id="draining, the last one"),
+        pytest.param(Wanted(gone="a"), [draining("a"), V2], "", id="draining, and another is there"),
+        pytest.param(
+            Wanted(gone="a"),
+            [draining("a")],
+            "a is draining, and gets requests as long as there is nobody better",
+            id="draining, the last one",
+        ),
         pytest.param(
             Wanted(gone="a"), [V1, V2], "a of version v1: Healthy is registered and not draining", id="still here"
         ),
@@ -89,7 +95,7 @@ def test_what_is_missing_is_told(wanted: Wanted, instances: list[Instance], miss
             Wanted(version="v2", is_only_version=True), [V2], "only 1 healthy instance of version v2", id="only"
         ),
         pytest.param(Wanted(gone="a"), [V2], "a is not registered", id="gone"),
-        pytest.param(Wanted(gone="a"), [draining("a")], "a is draining", id="draining"),
+        pytest.param(Wanted(gone="a"), [draining("a"), V2], "a is draining", id="draining"),
     ],
 )
 def test_what_is_true_is_told(wanted: Wanted, instances: list[Instance], words: str) -> None:
