@@ -8,10 +8,9 @@ A server that is down is no reason not to start: the first call says so. A setti
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Never, TypedDict, Unpack
 
 from toska_mesh.sdk.extras import load
 from toska_mesh.sdk.kv.api import KeyValueStore
@@ -23,22 +22,60 @@ from toska_mesh.sdk.kv.store import JsonStore, whole_prefix
 log = logging.getLogger("toska_mesh.sdk.kv")
 
 
-@asynccontextmanager
-async def open_store(
-    service_name: str, environ: Mapping[str, str] | None = None, **overrides: Any
-) -> AsyncIterator[KeyValueStore]:
+class KeyValueOverrides(TypedDict, total=False):
+    """Each field of KeyValueOptions, for type checkers and editors."""
+
+    provider: str
+    key_prefix: str
+    timeout_seconds: float
+    sqlite_path: str
+    redis_connection_string: str
+    redis_database: int | None
+    toskastore_base_url: str
+    toskastore_auth_token: str
+    toskastore_enable_key_index: bool
+    toskastore_key_index_key: str
+
+
+def open_store(
+    service_name: str, environ: Mapping[str, str] | None = None, **overrides: Unpack[KeyValueOverrides]
+) -> "StoreOpening":
     """The store that the environment chooses; `overrides` are fields of `KeyValueOptions`.
 
     Closed at the end of the block. Raises ConfigError for settings that cannot work, never for a server that is down.
     """
-    environ = os.environ if environ is None else environ
-    options = key_value_options(environ, **overrides)
-    store = await _open(service_name, options, environ)
-    log.info("key-value store: %r", store)
-    try:
-        yield store
-    finally:
-        await store.close()
+    return StoreOpening(service_name, os.environ if environ is None else environ, overrides)
+
+
+class StoreOpening:
+    """What stands between `async with` and `as store`: it becomes a store when the block is entered, once."""
+
+    def __init__(self, service_name: str, environ: Mapping[str, str], overrides: KeyValueOverrides) -> None:
+        self._service_name = service_name
+        self._environ = environ
+        self._overrides = overrides
+        self._store: JsonStore | None = None
+
+    async def __aenter__(self) -> KeyValueStore:
+        if self._store is not None:
+            raise RuntimeError("this store has been opened already; call open_store() again for another")
+        options = key_value_options(self._environ, **self._overrides)
+        store = self._store = await _open(self._service_name, options, self._environ)
+        log.info("key-value store: %r", store)
+        return store
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._store is not None:
+            await self._store.close()
+
+    if not TYPE_CHECKING:  # checkers know better that there is no such attribute
+
+        def __getattr__(self, name: str) -> Never:
+            raise AttributeError(
+                f"{name!r} is of the store, which is open inside of a block: use `async with open_store(…) as store:`",
+                name=name,
+                obj=self,
+            )
 
 
 async def _open(service_name: str, options: KeyValueOptions, environ: Mapping[str, str]) -> JsonStore:

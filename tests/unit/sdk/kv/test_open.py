@@ -48,3 +48,17 @@ async def test_a_user_without_a_home_is_told_where_to_name_a_file(monkeypatch: p
     with pytest.raises(ConfigError, match="MESH_KV_SQLITE_PATH"):
         async with open_store("x", {}):
             pass
+
+
+def test_a_store_outside_of_its_block_says_how_to_open_it() -> None:
+    with pytest.raises(AttributeError, match="use `async with open_store"):
+        _ = open_store("x", {}).get  # type: ignore[attr-defined]
+
+
+async def test_each_opening_is_for_one_block() -> None:
+    opening = open_store("x", {"MESH_KV_PROVIDER": "ToskaStore"})
+    async with opening:
+        pass
+    with pytest.raises(RuntimeError, match="opened already"):
+        async with opening:
+            pass
