@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from toska_mesh.aio.threads import in_daemon_thread
 from toska_mesh.errors import ConfigError
@@ -82,13 +82,20 @@ class Checks:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         """Raises ConfigError for a name that is taken, for what cannot be called and for a timeout that is none."""
-        if not name or name in self._checks:
+        if not isinstance(cast(object, name), str) or not name or name in self._checks:
             raise ConfigError(f"health check {name!r}: give each check a name of its own")
         if not callable(check):
             raise ConfigError(f"health check {name!r}: {check!r} cannot be called")
         if timeout_seconds <= 0:
             raise ConfigError(f"health check {name!r}: timeout_seconds={timeout_seconds:g} must be above 0")
         self._checks[name] = _Check(name, check, frozenset(tags), timeout_seconds)
+
+    def add_all(self, checks: Mapping[str, HealthCheck] | None) -> None:
+        """Checks by name. Raises ConfigError as `add` does."""
+        if checks is not None and not isinstance(cast(object, checks), Mapping):
+            raise ConfigError(f"checks={checks!r} should be functions by name, as in checks={{'database': database}}")
+        for name, check in (checks or {}).items():
+            self.add(name, check)
 
     async def report(self, tag: str = "") -> HealthReport:
         """Ask the checks with that tag, or all of them, at the same time."""

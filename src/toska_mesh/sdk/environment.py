@@ -12,11 +12,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from toska_mesh.errors import ConfigError
 from toska_mesh.sdk.options import ConnectOptions, InvalidOptionError, ServiceOptions, UnknownOptionError
+from toska_mesh.sdk.overrides import ConnectOverrides, ServiceOverrides
 
 OWN_PREFIX: Final = "MESH_"
 """The name space in which an unknown variable is an error."""
@@ -95,7 +96,7 @@ class Variable:
             raise ConfigError(f"{name}={shown} is wrong: {exc}") from exc
 
 
-def service_options(environ: Mapping[str, str] | None = None, **overrides: Any) -> ServiceOptions:
+def service_options(environ: Mapping[str, str] | None = None, **overrides: Unpack[ServiceOverrides]) -> ServiceOptions:
     """Everything about one instance. `overrides` are options of ServiceOptions, or of the ConnectOptions in it.
 
     Raises ConfigError listing all that is wrong, one per line.
@@ -116,7 +117,7 @@ def service_options(environ: Mapping[str, str] | None = None, **overrides: Any) 
     return _made(ServiceOptions, read, service)
 
 
-def connect_options(environ: Mapping[str, str] | None = None, **overrides: Any) -> ConnectOptions:
+def connect_options(environ: Mapping[str, str] | None = None, **overrides: Unpack[ConnectOverrides]) -> ConnectOptions:
     """How to reach the mesh. Raises ConfigError listing all that is wrong, one per line."""
     environ = os.environ if environ is None else environ
     _refuse_unknown_options(overrides, {field.name for field in fields(ConnectOptions)})

@@ -39,8 +39,7 @@ class Joined:
     ) -> None:
         wanted()  # a mistake in it should show now, not when the server is half started
         self.stay = Stay(options, metrics_registry=metrics_registry, open_enrolment=open_enrolment)
-        for name, check in (checks or {}).items():
-            self.stay.checks.add(name, check)
+        self.stay.checks.add_all(checks)
         self._open_before = frozenset[int]()
         self._is_joining = False
         """The port is known."""

@@ -6,17 +6,19 @@ As a wrapper (`app = join(app, name="orders")`) or among the app's own middlewar
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.errors import ConfigError
 from toska_mesh.sdk import apps
+from toska_mesh.sdk.apps import AnyASGIApp
 from toska_mesh.sdk.asgi import ASGIApp, MeshASGI, Message, Receive, Scope, Send
 from toska_mesh.sdk.checks import HealthCheck
 from toska_mesh.sdk.defaults import chosen_options
 from toska_mesh.sdk.joined import Joined
 from toska_mesh.sdk.options import ServiceOptions
+from toska_mesh.sdk.overrides import ServiceOverrides
 from toska_mesh.telemetry import event_log
 
 log = event_log("sdk")
@@ -31,13 +33,13 @@ class MeshMiddleware:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: AnyASGIApp,
         options: ServiceOptions | None = None,
         *,
         checks: Mapping[str, HealthCheck] | None = None,
         metrics_registry: CollectorRegistry | None = REGISTRY,
         joined: Joined | None = None,
-        **overrides: Any,
+        **overrides: Unpack[ServiceOverrides],
     ) -> None:
         if isinstance(app, MeshMiddleware):
             raise ConfigError(JOINED_ALREADY)

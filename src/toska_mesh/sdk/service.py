@@ -9,31 +9,35 @@ import asyncio
 import importlib
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from random import Random
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Final, Literal, Self, Unpack, cast
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.errors import ConfigError
 from toska_mesh.model import Endpoint
 from toska_mesh.sdk import apps, extras
+from toska_mesh.sdk.apps import App
 from toska_mesh.sdk.asgi import ASGIApp, MeshASGI
 from toska_mesh.sdk.checks import READY, TIMEOUT_SECONDS, HealthCheck
-from toska_mesh.sdk.environment import service_options
+from toska_mesh.sdk.defaults import given_options
 from toska_mesh.sdk.hosts import Host, bind, port_of
 from toska_mesh.sdk.leaving import LeaveReport
 from toska_mesh.sdk.middleware import JOINED_ALREADY, MeshMiddleware
 from toska_mesh.sdk.options import ServiceOptions
+from toska_mesh.sdk.overrides import ServiceOverrides
 from toska_mesh.sdk.stay import SHUT_DOWN, OpenEnrolment, Stay, open_enrolment
 from toska_mesh.telemetry import event_log
 
 log = event_log("sdk")
 
-UVICORN, GRANIAN = "uvicorn", "granian"
-SERVERS = (UVICORN, GRANIAN)
+AsgiServer = Literal["uvicorn", "granian"]
+UVICORN: Final = "uvicorn"
+GRANIAN: Final = "granian"
+SERVERS: Final = (UVICORN, GRANIAN)
 """What an ASGI app can be served with; an aiohttp Application brings its own."""
 
 _LAST_SECONDS = 1.0
@@ -51,23 +55,21 @@ class MeshService:
 
     def __init__(
         self,
-        app: object,
+        app: App,
         options: ServiceOptions | None = None,
         *,
-        server: str = UVICORN,
+        server: AsgiServer = UVICORN,
         metrics_registry: CollectorRegistry | None = REGISTRY,
         open_enrolment: OpenEnrolment = open_enrolment,
         rng: Random | None = None,
-        **overrides: Any,
+        **overrides: Unpack[ServiceOverrides],
     ) -> None:
-        if options is not None and overrides:
-            raise TypeError(f"options are given, so {', '.join(sorted(overrides))} should be said in them")
         if server not in SERVERS:
             raise ConfigError(f"server={server!r} is not one of {', '.join(SERVERS)}; an aiohttp app needs none")
         self._app = app
         self._server = server
         self._stay = Stay(
-            options if options is not None else service_options(**overrides),
+            given_options(options, overrides),
             metrics_registry=metrics_registry,
             open_enrolment=open_enrolment,
             rng=rng,
@@ -124,6 +126,10 @@ class MeshService:
     ) -> None:
         """Let `check` decide about the service's health; see `checks`."""
         self._stay.checks.add(name, check, tags=tags, timeout_seconds=timeout_seconds)
+
+    def add_checks(self, checks: Mapping[str, HealthCheck] | None) -> None:
+        """Each as `add_check` takes it, by name."""
+        self._stay.checks.add_all(checks)
 
     async def registered(self) -> None:
         """Wait until the mesh knows this instance; without end while it does not answer."""

@@ -10,25 +10,32 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from toska_mesh.errors import ConfigError
 from toska_mesh.sdk import apps, extras
+from toska_mesh.sdk.apps import AiohttpApp, AnyASGIApp, App
 from toska_mesh.sdk.checks import HealthCheck
-from toska_mesh.sdk.defaults import chosen_options
+from toska_mesh.sdk.defaults import chosen_options, name_for_people
 from toska_mesh.sdk.interception import tell_stop_requested
 from toska_mesh.sdk.joined import Joined
 from toska_mesh.sdk.lifespan import AppStartError
 from toska_mesh.sdk.middleware import JOINED_ALREADY, MeshMiddleware
 from toska_mesh.sdk.options import ServiceOptions
 from toska_mesh.sdk.outlet import program_log
-from toska_mesh.sdk.service import UVICORN, MeshService
+from toska_mesh.sdk.overrides import ServiceOverrides
+from toska_mesh.sdk.service import UVICORN, AsgiServer, MeshService
 from toska_mesh.telemetry import event_log
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    Application = TypeVar("Application", bound=web.Application)
 
 log = event_log("sdk")
 
@@ -37,14 +44,14 @@ _CONFIG_EXIT = 2
 
 
 def serve(
-    app: object,
+    app: App,
     options: ServiceOptions | None = None,
     *,
-    server: str = UVICORN,
+    server: AsgiServer = UVICORN,
     use_uvloop: bool = False,
     checks: Mapping[str, HealthCheck] | None = None,
     metrics_registry: CollectorRegistry | None = REGISTRY,
-    **overrides: Any,
+    **overrides: Unpack[ServiceOverrides],
 ) -> None:
     """Serve `app` as a service of the mesh until SIGTERM or SIGINT; then leave without losing a request.
 
@@ -52,14 +59,13 @@ def serve(
     taken: the mesh knows the real one. `checks` decide about the service's health, by name. A wrong setting ends the
     process with one line that says so and exit code 2, an app that does not start with 1.
     """
-    name = os.path.basename(sys.argv[0]) or "service"
+    name = name_for_people(options, overrides, os.path.basename(sys.argv[0]) or "service")
     try:
         with program_log():
             chosen = chosen_options(options, overrides)
             name = chosen.name
             service = MeshService(app, chosen, server=server, metrics_registry=metrics_registry)
-            for check, ask in (checks or {}).items():
-                service.add_check(check, ask)
+            service.add_checks(checks)
             try:
                 with asyncio.Runner(loop_factory=_uvloop() if use_uvloop else None) as runner:
                     runner.run(_run(service))
@@ -72,14 +78,47 @@ def serve(
         raise SystemExit(_CONFIG_EXIT) from None
 
 
+@overload
 def join(
-    app: Any,
+    app: "Application",
     options: ServiceOptions | None = None,
     *,
     checks: Mapping[str, HealthCheck] | None = None,
     metrics_registry: CollectorRegistry | None = REGISTRY,
-    **overrides: Any,
-) -> Any:
+    **overrides: Unpack[ServiceOverrides],
+) -> "Application": ...
+
+
+@overload
+def join(
+    app: "Sequence[web.AbstractRouteDef]",
+    options: ServiceOptions | None = None,
+    *,
+    checks: Mapping[str, HealthCheck] | None = None,
+    metrics_registry: CollectorRegistry | None = REGISTRY,
+    **overrides: Unpack[ServiceOverrides],
+) -> "web.Application": ...
+
+
+@overload
+def join(
+    app: AnyASGIApp,
+    options: ServiceOptions | None = None,
+    *,
+    checks: Mapping[str, HealthCheck] | None = None,
+    metrics_registry: CollectorRegistry | None = REGISTRY,
+    **overrides: Unpack[ServiceOverrides],
+) -> MeshMiddleware: ...
+
+
+def join(
+    app: AiohttpApp | AnyASGIApp,
+    options: ServiceOptions | None = None,
+    *,
+    checks: Mapping[str, HealthCheck] | None = None,
+    metrics_registry: CollectorRegistry | None = REGISTRY,
+    **overrides: Unpack[ServiceOverrides],
+) -> "web.Application | MeshMiddleware":
     """The app as a service of the mesh under whatever server carries it; options as for `serve`.
 
     An aiohttp Application is changed and given back; an ASGI app is wrapped. The server's port is found out where
@@ -91,8 +130,8 @@ def join(
     given = apps.ready(app)
     if apps.is_aiohttp(given):
         importlib.import_module("toska_mesh.sdk.aiohttp_app").add_stay(given, joined)
-        return given
-    return MeshMiddleware(app, joined=joined)
+        return cast("web.Application", given)
+    return MeshMiddleware(cast(AnyASGIApp, given), joined=joined)
 
 
 async def _run(service: MeshService) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from toska_mesh.sdk.aiohttp_app import add_edge
+from toska_mesh.sdk.apps import App
 from toska_mesh.sdk.asgi import ASGIApp, MeshASGI
 from toska_mesh.sdk.checks import READY, TIMEOUT_SECONDS, HealthCheck
 from toska_mesh.sdk.endpoints import Edge
@@ -31,7 +32,8 @@ class FakeMember(MeshService):
     """A `MeshService` at an address of a fake mesh: `async with` it, from registering to having left."""
 
     def __init__(self, world: World, app: object, options: ServiceOptions) -> None:
-        super().__init__(app, options, metrics_registry=None, open_enrolment=self._open_enrolment, rng=world.rng)
+        given = cast(App, app)  # what it is, is told by the service
+        super().__init__(given, options, metrics_registry=None, open_enrolment=self._open_enrolment, rng=world.rng)
         self._world = world
         self._consul = world.registry.client()
         self._address: Address = (options.advertised_address, options.port)
