@@ -13,6 +13,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._count = 0
+        self._begun = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -20,9 +21,15 @@ class InFlight:
     def count(self) -> int:
         return self._count
 
+    @property
+    def begun(self) -> int:
+        """How many there ever were: a number that grows as long as anybody asks."""
+        return self._begun
+
     def begin(self) -> None:
         """To be followed by exactly one `end`."""
         self._count += 1
+        self._begun += 1
         self._is_idle.clear()
 
     def end(self) -> None:

@@ -8,8 +8,9 @@
 6. (the host) close the port, and finish what is left.
 
 Each step may take a part of the time that is left when it begins, so that one that hangs leaves something to those
-behind it; while discovery or the registry is away a step is tried again until its part is over. A second signal ends
-all waiting at once. Nothing here raises for a mesh that does not answer: leaving always ends, and reports how.
+behind it; while discovery or the registry is away a step is tried again until its part is over, or until all says that
+the mesh is gone for good. A second signal ends all waiting at once, and what is waited for is said before anybody
+wonders. Nothing here raises for a mesh that does not answer: leaving always ends, and reports how.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from typing import Final, TypeVar
 from toska_mesh.errors import RegistryError, RegistryUnavailableError
 from toska_mesh.model import HealthStatus
 from toska_mesh.model.metadata import DRAIN_NOTE
-from toska_mesh.sdk.enrolment import Applied
+from toska_mesh.sdk.enrolment import Applied, NobodyListensError
 from toska_mesh.sdk.membership import CALL_SECONDS, Membership, wait_seconds
 from toska_mesh.telemetry import event_log
 
@@ -33,6 +34,14 @@ T = TypeVar("T")
 HURRY_SECONDS: Final = 1.0
 """When leaving at once: what one last word to the mesh may cost."""
 
+GONE_SECONDS: Final = 5.0
+"""Discovery of this machine is taken for gone when nobody has listened for so long, and nobody has asked us anything.
+
+A restart takes one to three. As long as requests come, gateways route to us and know of us: then we wait on."""
+
+TELL_AFTER_SECONDS: Final = 1.0
+"""A step that waits for the mesh for longer is said to."""
+
 _TELLING_PART: Final = 1 / 3
 """What a step may take of the time that is left, if it only tells something: for when nobody listens."""
 
@@ -41,8 +50,12 @@ _BLIND_PART: Final = 5 / 6
 """Waiting without being told: it cannot hang, and where gateways only ask now and then it is all there is."""
 
 
+_IN_A_ROW_SECONDS: Final = 2.0
+"""Tries further apart say nothing of the time between them."""
+
 _REPORT_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 1.0
+_NO_ANSWER: Final = "no answer in time"
 _HURRIED: Final = "told to leave at once"
 
 
@@ -103,8 +116,30 @@ class LeaveReport:
 MARK, NOTICE, IDLE, DEREGISTER, LAST_NOTICE = "mark", "notice", "idle", "deregister", "last_notice"
 
 
+_WAITS_FOR: Final = {
+    MARK: "the mesh to hear that this instance is draining",
+    NOTICE: "the gateways to have applied that this instance is draining",
+    DEREGISTER: "the mesh to forget this instance",
+    LAST_NOTICE: "the gateways to have applied that this instance is gone",
+}
+
+
 async def nothing_in_flight() -> None:
     """For hosts without requests of their own."""
+
+
+def never_asked() -> int:
+    """For hosts without requests of their own."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    """Nobody has listened at discovery's place in all tries since `since`, and nobody asked us anything."""
+
+    since: float
+    last: float
+    asked: int
 
 
 class Leaving:
@@ -118,11 +153,13 @@ class Leaving:
         drain_seconds: float = 30.0,
         notice_seconds: float = 31.0,
         idle: Callable[[], Awaitable[None]] = nothing_in_flight,
+        asked: Callable[[], int] = never_asked,
         hurry: asyncio.Event | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """`idle` returns once nothing is in flight. Setting `hurry` ends all waiting; 0 `drain_seconds` never begins.
+        """`idle` returns once nothing is in flight, `asked` counts the requests that ever came.
 
+        Setting `hurry` ends all waiting; 0 `drain_seconds` never begins.
         `notice_seconds` is how long gateways may take to ask, where the control plane cannot say that they have.
         """
         self._membership = membership
@@ -131,6 +168,7 @@ class Leaving:
         self._drain_seconds = drain_seconds
         self._notice_seconds = notice_seconds
         self._idle = idle
+        self._asked = asked
         self._hurry = hurry or asyncio.Event()
         self._rng = rng or random.Random()
         self._ends = 0.0
@@ -145,6 +183,7 @@ class Leaving:
         self._trouble = ""
         """What stands in the way of the present step."""
         self._present = ""
+        self._silence: _Silence | None = None
 
     async def run(self) -> LeaveReport:
         """Leave within the time; what is left of it is the host's, to finish what is in flight."""
@@ -278,12 +317,40 @@ class Leaving:
         failures = 0
         while loop.time() < until:
             try:
-                return await ask(min(until, loop.time() + longest_seconds))
+                answer = await ask(min(until, loop.time() + longest_seconds))
+                self._silence = None
+                return answer
             except RegistryUnavailableError as exc:
                 failures += 1
                 self._trouble = str(exc)
+                if self._is_gone(exc, loop.time()):
+                    raise _GivenUpError(f"{exc} for {GONE_SECONDS:g} s, and no request came") from exc
             await asyncio.sleep(min(_LONGEST_PAUSE_SECONDS, wait_seconds(failures, self._rng)))
         raise _GivenUpError(self._trouble)
+
+    def _is_gone(self, exc: RegistryUnavailableError, now: float) -> bool:
+        if not isinstance(exc, NobodyListensError) or not exc.is_here:
+            self._silence = None
+            return False
+        silence, asked = self._silence, self._asked()
+        goes_on = silence is not None and silence.asked == asked and now - silence.last <= _IN_A_ROW_SECONDS
+        since = silence.since if silence is not None and goes_on else now
+        self._silence = _Silence(since, now, asked)
+        return now - since >= GONE_SECONDS
+
+    def _tell_what_is_waited_for(self, name: str, deadline: float) -> None:
+        if self._is_hurried:
+            return
+        # Gateways that only ask now and then are waited for at every leave: that is no trouble.
+        tell = log.info if name == NOTICE and not self._can_say else log.warning
+        tell(
+            "leaving_waits",
+            instance=self._membership.instance_id,
+            waits_for=_WAITS_FOR[name],
+            reason="no answer yet" if self._trouble == _NO_ANSWER else self._trouble,
+            at_most_seconds=round(deadline - asyncio.get_running_loop().time(), 1),
+            hint="the same signal again leaves at once",
+        )
 
     async def _step(self, name: str, work: Callable[[float], Awaitable[str]], part: float = _WAITING_PART) -> bool:
         """Do one step within its time, or be hurried out of it. Whether it was done."""
@@ -293,9 +360,12 @@ class Leaving:
             self._steps.append(LeaveStep(name, Outcome.GIVEN_UP, 0.0, _HURRIED))
             return False
         deadline = began + (HURRY_SECONDS if self._is_hurried else max(0.0, self._ends - began) * part)
-        self._present, self._trouble = name, "no answer in time"
+        self._present, self._trouble = name, _NO_ANSWER
         words, outcome = "", Outcome.DONE
         scope = self._scope = asyncio.timeout_at(deadline)
+        teller = None
+        if name in _WAITS_FOR and deadline - began > 2 * TELL_AFTER_SECONDS:
+            teller = loop.call_later(TELL_AFTER_SECONDS, self._tell_what_is_waited_for, name, deadline)
         try:
             async with scope:
                 words = await work(deadline)
@@ -309,6 +379,8 @@ class Leaving:
             words, outcome = str(exc), Outcome.GIVEN_UP
         finally:
             self._scope = None
+            if teller is not None:
+                teller.cancel()
         self._steps.append(LeaveStep(name, outcome, loop.time() - began, words))
         return outcome is Outcome.DONE
 

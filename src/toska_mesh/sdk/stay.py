@@ -141,6 +141,7 @@ class Stay:
                 drain_seconds=self.seconds_left,
                 notice_seconds=options.notice_seconds,
                 idle=self._idle,
+                asked=lambda: self.edge.in_flight.begun,
                 hurry=self.hurry,
                 rng=self._rng,
             )

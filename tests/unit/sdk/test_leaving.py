@@ -13,7 +13,7 @@ from tests.unit.sdk.fakes import MEMBER, SILENCE, After, ScriptedEnrolment, away
 
 from toska_mesh.errors import RegistryError
 from toska_mesh.model import HealthStatus
-from toska_mesh.sdk.enrolment import Applied
+from toska_mesh.sdk.enrolment import Applied, NobodyListensError
 from toska_mesh.sdk.leaving import DEREGISTER, IDLE, LAST_NOTICE, MARK, NOTICE, LeaveReport, Leaving, Outcome
 from toska_mesh.sdk.membership import Membership
 
@@ -142,6 +142,92 @@ async def test_when_nobody_answers_leaving_ends_in_time_and_says_what_it_gave_up
         assert not report.is_lossless
         assert report.step(MARK).words in ("gone for good", "no answer in time")
         assert joined.may_be_known
+
+
+def nobody(is_here: bool = True) -> NobodyListensError:
+    return NobodyListensError("nobody listens at discovery=localhost:8080", is_here=is_here)
+
+
+async def leave_without(trouble: object, asked: Callable[[], int] = lambda: 7) -> LeaveReport:
+    """Leave while every step meets the same trouble."""
+    enrolment = ScriptedEnrolment()
+    async with member(enrolment) as joined:
+        for method in ("report", "wait_applied", "deregister"):
+            enrolment.script(method, [trouble])
+        return await leave(joined, drain_seconds=30, asked=asked)
+
+
+async def test_a_mesh_that_is_gone_from_this_machine_is_not_waited_for_to_the_end() -> None:
+    report = await leave_without(nobody())
+    assert 5 <= report.seconds <= 6
+    assert [step.name for step in report.given_up] == [MARK, DEREGISTER]
+    assert report.step(MARK).words == "nobody listens at discovery=localhost:8080 for 5 s, and no request came"
+    assert report.step(DEREGISTER).seconds < 0.1  # the same silence goes on
+
+
+async def test_it_is_waited_for_where_only_a_network_says_that_nobody_listens() -> None:
+    assert (await leave_without(nobody(is_here=False))).seconds > 16
+
+
+async def test_it_is_waited_for_as_long_as_gateways_send_requests() -> None:
+    assert (await leave_without(nobody(), lambda: int(asyncio.get_running_loop().time() / 3))).seconds > 16
+
+
+@pytest.mark.parametrize("other", [away("busy"), True], ids=["another trouble", "an answer"])
+async def test_only_an_unbroken_silence_counts(other: object) -> None:
+    enrolment = ScriptedEnrolment()
+    async with member(enrolment) as joined:
+        enrolment.script("report", [*[nobody()] * 5, other, *[nobody()] * 5, True])
+        enrolment.script("deregister", [*[nobody()] * 5, True])
+        report = await leave(joined)
+        assert report.is_lossless
+
+
+async def test_a_restart_of_discovery_is_outlasted_whoever_listens() -> None:
+    enrolment = ScriptedEnrolment()
+    async with member(enrolment) as joined:
+        enrolment.script("report", [nobody()])
+        asyncio.get_running_loop().call_later(4.0, enrolment.script, "report", [True])
+        report = await leave(joined)
+        assert report.is_lossless
+        assert 4 <= report.seconds <= 5.1
+
+
+async def test_what_is_waited_for_is_said_after_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    report = await leave_without(away("restarting"))
+    told = [vars(record)["fields"] for record in caplog.records if vars(record)["event"] == "leaving_waits"]
+    assert [fields["waits_for"] for fields in told] == [
+        "the mesh to hear that this instance is draining",
+        "the mesh to forget this instance",
+    ]
+    assert told[0]["reason"] == "restarting"
+    assert told[0]["hint"] == "the same signal again leaves at once"
+    assert told[0]["at_most_seconds"] == pytest.approx(report.step(MARK).seconds - 1, abs=0.1)
+
+
+async def test_a_gateway_that_is_slow_to_apply_is_said_to_be_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    async with member(ScriptedEnrolment(wait_applied=[After(3, Applied(True)), Applied(True)])) as joined:
+        await leave(joined)
+    (told,) = [vars(record)["fields"] for record in caplog.records if vars(record)["event"] == "leaving_waits"]
+    assert told["waits_for"] == "the gateways to have applied that this instance is draining"
+    assert told["reason"] == "no answer yet"
+
+
+async def test_a_wait_that_belongs_to_every_leave_is_said_but_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with member(ScriptedEnrolment(wait_applied=[BLIND])) as joined:
+        await leave(joined, drain_seconds=60)
+    (told,) = [record for record in caplog.records if vars(record)["event"] == "leaving_waits"]
+    assert told.levelname == "INFO"
+
+
+async def test_one_that_was_refused_at_the_door_leaves_without_a_wait() -> None:
+    enrolment = ScriptedEnrolment(register=[nobody(is_here=False)])
+    async with member(enrolment) as joined:
+        report = await leave(joined)
+        assert report.seconds == 0
+        assert report.is_lossless
+        assert enrolment.calls == []
 
 
 async def test_every_step_leaves_time_to_those_behind_it() -> None:
