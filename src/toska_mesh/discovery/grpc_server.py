@@ -3,6 +3,7 @@
 Health says SERVING only while the registry can be asked; it covers `""` and both services.
 """
 
+import logging
 import socket
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from toska_mesh.admin import port_in_use
 from toska_mesh.discovery import mesh_servicer
+from toska_mesh.discovery.grpc_logs import GRPC_LOGGER, AbandonedCalls
 from toska_mesh.discovery.mesh_servicer import MeshServicer
 from toska_mesh.discovery.servicer import SERVICE_NAME, DiscoveryServicer
 from toska_mesh.errors import ConfigError
@@ -56,6 +58,7 @@ class GrpcServer:
         self._host = host
         self._port = port
         self._drain_seconds = drain_seconds
+        self._abandoned_calls = AbandonedCalls()
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=max_concurrent_calls)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs do not know it
         add = discovery_pb2_grpc.add_DiscoveryRegistryServicer_to_server
@@ -75,6 +78,7 @@ class GrpcServer:
                 f"port {self._port} on {self._host} cannot be opened; set {PORT_VARIABLE} to a free port"
                 " or DISCOVERY_HOST to an address of this machine"
             ) from exc
+        logging.getLogger(GRPC_LOGGER).addFilter(self._abandoned_calls)
         await self._server.start()
         return self
 
@@ -82,6 +86,7 @@ class GrpcServer:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._server.stop(self._drain_seconds)
+        logging.getLogger(GRPC_LOGGER).removeFilter(self._abandoned_calls)
 
     async def set_serving(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
