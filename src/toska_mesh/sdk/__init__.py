@@ -7,14 +7,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` looks names up in `_HOMES`
+    from toska_mesh.errors import CircuitOpenError as CircuitOpenError
+    from toska_mesh.errors import ConfigError as ConfigError
+    from toska_mesh.errors import KeyValueError as KeyValueError
+    from toska_mesh.errors import KeyValueFormatError as KeyValueFormatError
+    from toska_mesh.errors import KeyValueUnavailableError as KeyValueUnavailableError
+    from toska_mesh.errors import NoInstanceError as NoInstanceError
+    from toska_mesh.errors import UpstreamConnectError as UpstreamConnectError
+    from toska_mesh.errors import UpstreamError as UpstreamError
+    from toska_mesh.errors import UpstreamTimeoutError as UpstreamTimeoutError
+    from toska_mesh.model import HealthStatus as HealthStatus
+    from toska_mesh.sdk.callstats import CallStats as CallStats
     from toska_mesh.sdk.checks import CheckResult as CheckResult
+    from toska_mesh.sdk.checks import HealthCheck as HealthCheck
     from toska_mesh.sdk.client import CallOptions as CallOptions
     from toska_mesh.sdk.client import Client as Client
     from toska_mesh.sdk.context import RequestContext as RequestContext
     from toska_mesh.sdk.environment import connect_options as connect_options
     from toska_mesh.sdk.environment import service_options as service_options
+    from toska_mesh.sdk.grpc_channel import MeshChannel as MeshChannel
     from toska_mesh.sdk.kv.api import KeyValueStore as KeyValueStore
     from toska_mesh.sdk.kv.open import open_store as open_store
+    from toska_mesh.sdk.kv.options import KeyValueOptions as KeyValueOptions
     from toska_mesh.sdk.leaving import LeaveReport as LeaveReport
     from toska_mesh.sdk.lifespan import AppStartError as AppStartError
     from toska_mesh.sdk.mesh import Mesh as Mesh
@@ -28,27 +42,41 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
     from toska_mesh.sdk.transport import Answer as Answer
 
 _HOMES = {
-    "Answer": "transport",
-    "AppStartError": "lifespan",
-    "CallOptions": "client",
-    "CheckResult": "checks",
-    "Client": "client",
-    "ConnectOptions": "options",
-    "KeyValueStore": "kv.api",
-    "LeaveReport": "leaving",
-    "Mesh": "mesh",
-    "MeshMiddleware": "middleware",
-    "MeshService": "service",
-    "Picked": "picks",
-    "RequestContext": "context",
-    "ServiceOptions": "options",
-    "connect_options": "environment",
-    "join": "serving",
-    "open_store": "kv.open",
-    "serve": "serving",
-    "service_options": "environment",
+    "Answer": "toska_mesh.sdk.transport",
+    "AppStartError": "toska_mesh.sdk.lifespan",
+    "CallOptions": "toska_mesh.sdk.client",
+    "CallStats": "toska_mesh.sdk.callstats",
+    "CheckResult": "toska_mesh.sdk.checks",
+    "CircuitOpenError": "toska_mesh.errors",
+    "Client": "toska_mesh.sdk.client",
+    "ConfigError": "toska_mesh.errors",
+    "ConnectOptions": "toska_mesh.sdk.options",
+    "HealthCheck": "toska_mesh.sdk.checks",
+    "HealthStatus": "toska_mesh.model",
+    "KeyValueError": "toska_mesh.errors",
+    "KeyValueFormatError": "toska_mesh.errors",
+    "KeyValueOptions": "toska_mesh.sdk.kv.options",
+    "KeyValueStore": "toska_mesh.sdk.kv.api",
+    "KeyValueUnavailableError": "toska_mesh.errors",
+    "LeaveReport": "toska_mesh.sdk.leaving",
+    "Mesh": "toska_mesh.sdk.mesh",
+    "MeshChannel": "toska_mesh.sdk.grpc_channel",
+    "MeshMiddleware": "toska_mesh.sdk.middleware",
+    "MeshService": "toska_mesh.sdk.service",
+    "NoInstanceError": "toska_mesh.errors",
+    "Picked": "toska_mesh.sdk.picks",
+    "RequestContext": "toska_mesh.sdk.context",
+    "ServiceOptions": "toska_mesh.sdk.options",
+    "UpstreamConnectError": "toska_mesh.errors",
+    "UpstreamError": "toska_mesh.errors",
+    "UpstreamTimeoutError": "toska_mesh.errors",
+    "connect_options": "toska_mesh.sdk.environment",
+    "join": "toska_mesh.sdk.serving",
+    "open_store": "toska_mesh.sdk.kv.open",
+    "serve": "toska_mesh.sdk.serving",
+    "service_options": "toska_mesh.sdk.environment",
 }
-"""The module, below this package, where each public name lives."""
+"""The module where each public name lives."""
 
 __all__ = list(_HOMES)  # the same names, said once
 
@@ -56,7 +84,7 @@ __all__ = list(_HOMES)  # the same names, said once
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

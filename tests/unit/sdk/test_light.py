@@ -1,5 +1,6 @@
 """The SDK costs a service little: what it imports, and what it needs installed."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -65,3 +66,14 @@ def test_the_public_names_are_listed_once_and_sorted() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = toska_mesh.sdk.no_such_name
+
+
+def test_type_checkers_are_told_of_the_same_names_in_the_same_places() -> None:
+    tree = ast.parse(Path(str(toska_mesh.sdk.__file__)).read_text())
+    told = {
+        name.asname: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("toska_mesh")
+        for name in node.names
+    }
+    assert told == toska_mesh.sdk._HOMES
