@@ -1,8 +1,10 @@
 """`toska routes` and `toska instances`: what a running gateway knows, as tables for people or as its own JSON."""
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
 
 import aiohttp
 import click
@@ -69,8 +71,18 @@ async def fetch(url: str) -> bytes:
     except aiohttp.ClientError as exc:
         raise QueryError(f"no gateway answers at {url}; is it running? --admin URL asks another one") from exc
     if answer.status != 200:
-        raise QueryError(f"{url} answered {answer.status}: {body[:200].decode('utf-8', 'replace')}")
+        raise QueryError(f"{url} answered {answer.status}: {_told(body)}")
     return body
+
+
+def _told(body: bytes) -> str:
+    """What a refusal says: the detail of a problem document (RFC 9457), else its beginning."""
+    try:
+        problem = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        problem = None
+    detail = problem.get("detail") if isinstance(problem, dict) else ""
+    return str(detail) if detail else body[:200].decode("utf-8", "replace")
 
 
 def rows_of(body: object) -> list[Mapping[str, object]]:
@@ -113,10 +125,24 @@ def to_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str] | N
 
 
 def with_reason(row: Mapping[str, object]) -> Mapping[str, object]:
-    """An instance with `eligible`: yes, or no and why."""
+    """An instance with `eligible`: yes, or no and why. Who gets nothing has no share either."""
     if "isEligible" not in row:
         return row
-    return {**row, "eligible": "yes" if row["isEligible"] else f"no: {cell(row.get('why'))}"}
+    why = cell(row.get("why")) if not row["isEligible"] else _why_blocked(row)
+    if not why and row["isEligible"]:
+        return {**row, "eligible": "yes"}
+    return {**row, "eligible": f"no: {why}", "share": 0}
+
+
+def _why_blocked(row: Mapping[str, object]) -> str:
+    """The registry and the monitors would have it, and the gateway's own experience is against it."""
+    retry = row.get("breakerRetryInSeconds")
+    if row.get("breaker") == "open":
+        when = f"in {math.ceil(retry)} s" if isinstance(retry, int | float) and retry > 0 else "with the next request"
+        return f"breaker open, tried again {when}"
+    if row.get("breaker") == "half-open":
+        return "breaker half-open, one request tries it"
+    return cell(row.get("why")) if row.get("isSuspect") else ""
 
 
 def with_ignored(row: Mapping[str, object]) -> Mapping[str, object]:
@@ -140,9 +166,10 @@ def unrouted(body: object) -> list[str]:
     return [f"not routed: {cell(name)} ({cell(reason)})" for name, reason in left_out.items()]
 
 
-def _show(path: str, admin: str, as_json: bool, titles: Mapping[str, str] | None = None) -> None:
+def _show(path: str, service: str, admin: str, as_json: bool, titles: Mapping[str, str]) -> None:
+    query = f"?service={quote(service, safe='')}" if service else ""
     try:
-        body = uvloop.run(fetch(base_of(admin or admin_url(os.environ)) + path))
+        body = uvloop.run(fetch(base_of(admin or admin_url(os.environ)) + path + query))
         if as_json:
             click.echo(body)
             return
@@ -151,9 +178,9 @@ def _show(path: str, admin: str, as_json: bool, titles: Mapping[str, str] | None
     except (MeshError, orjson.JSONDecodeError) as exc:
         click.echo(f"toska: {exc}", err=True)
         sys.exit(1)
-    if not rows:
+    if not rows and not service:
         click.echo("nothing yet: no service of the mesh is registered")
-    else:
+    elif rows:
         use_colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         click.echo(render(to_table(rows, titles), use_colour, _WIDTH), nl=False)
     for line in unrouted(answer):
@@ -166,17 +193,22 @@ _admin_option = click.option(
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
 
 
+_service_argument = click.argument("service", default="")
+
+
 @click.command(short_help="Show the gateway's routes.")
+@_service_argument
 @_admin_option
 @_json_option
-def routes(admin: str, as_json: bool) -> None:
-    """Show the gateway's routes: which service a path leads to."""
-    _show("/routes", admin, as_json, ROUTE_COLUMNS)
+def routes(service: str, admin: str, as_json: bool) -> None:
+    """Show the gateway's routes: which service a path leads to. With SERVICE only that one."""
+    _show("/routes", service, admin, as_json, ROUTE_COLUMNS)
 
 
 @click.command(short_help="Show every instance with its state.")
+@_service_argument
 @_admin_option
 @_json_option
-def instances(admin: str, as_json: bool) -> None:
-    """Show every instance with its state, and why it gets no requests."""
-    _show("/instances", admin, as_json, INSTANCE_COLUMNS)
+def instances(service: str, admin: str, as_json: bool) -> None:
+    """Show every instance with its state, and why it gets no requests. With SERVICE only that service's."""
+    _show("/instances", service, admin, as_json, INSTANCE_COLUMNS)

@@ -21,14 +21,20 @@ from toska_mesh.settings import load, show, variables_of
 
 
 def admin_routes(proxy: Proxy, settings: GatewaySettings, applied_index: Callable[[], int] = int) -> list[web.RouteDef]:
-    """`/routes`, `/instances` (`?service=`), `/config`, `/tasks`. `applied_index`: see `visible`."""
+    """`/routes` and `/instances` (both `?service=`), `/config`, `/tasks`. `applied_index`: see `visible`."""
 
     async def routes(request: web.Request) -> web.Response:
         table = proxy.table
         if table is None:
             return no_table()
         shared = proxy.path_routes.conflicts if proxy.path_routes is not None else {}
-        return json_response({"appliedIndex": applied_index(), **describe_routes(table, proxy.prefix, shared)})
+        described = describe_routes(table, proxy.prefix, shared)
+        wanted = request.query.get("service")
+        if wanted is not None:
+            described = only_service(described, wanted)
+            if not described["routes"] and not described["unrouted"]:
+                return no_service(table, wanted)
+        return json_response({"appliedIndex": applied_index(), **described})
 
     async def instances(request: web.Request) -> web.Response:
         table = proxy.table
@@ -40,7 +46,7 @@ def admin_routes(proxy: Proxy, settings: GatewaySettings, applied_index: Callabl
         else:
             found = table.service(wanted)
             if found is None:
-                return problem(404, "no-such-service", "Not Found", f"there is no service {wanted!r}")
+                return no_service(table, wanted)
             services = [found]
         now = proxy.clock()
         return json_response([item for service in services for item in describe_instances(service, now)])
@@ -104,6 +110,15 @@ def describe_routes(
     }
 
 
+def only_service(described: Mapping[str, Any], service: str) -> dict[str, Any]:
+    """What `describe_routes` says of one service, named in any case."""
+    return {
+        **described,
+        "routes": [route for route in described["routes"] if route["service"].lower() == service.lower()],
+        "unrouted": {name: why for name, why in described["unrouted"].items() if name.lower() == service.lower()},
+    }
+
+
 def _shadows(route: str) -> list[str]:
     """Paths of a route that the gateway answers itself, in words."""
     own = [path for path in (DASHBOARD, "/health/live", "/health/ready") if path.startswith(route)]
@@ -154,6 +169,12 @@ def _why_blocked(target: object, now: float) -> str:
     if target.is_suspect:
         return "suspect: it owes answers for much longer than its service usually takes"
     return f"breaker {target.circuit.state.value}: it failed several times in a row"
+
+
+def no_service(table: RouteTable, service: str) -> web.Response:
+    why = next((f": {why}" for name, why in table.unrouted.items() if name.lower() == service.lower()), "")
+    said = f"the service {service!r} is not routed{why}" if why else f"there is no service {service!r}"
+    return problem(404, "no-such-service", "Not Found", said)
 
 
 def no_table() -> web.Response:

@@ -113,13 +113,16 @@ async def get(url: str) -> tuple[int, bytes]:
         return answer.status, await answer.read()
 
 
-async def toska(environ: dict[str, str], command: str) -> str:
+async def toska(environ: dict[str, str], *arguments: str, code: int = 0) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "toska_mesh.cli.app", command), env=environ, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "toska_mesh.cli.app", *arguments),
+        env=environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     async with asyncio.timeout(20):
         out, _ = await process.communicate()
-    assert process.returncode == 0
+    assert process.returncode == code
     return out.decode()
 
 
@@ -147,6 +150,9 @@ async def test_a_mesh_comes_up_answers_survives_a_death_and_stops_in_order(tmp_p
 
         assert {"hello", "/api/hello/"} <= set((await toska(environ, "routes")).split())
         assert {*SAMPLES, "Healthy"} <= set((await toska(environ, "instances")).split())
+        assert {*SAMPLES, "Healthy"} <= set((await toska(environ, "instances", "hello")).split())
+        assert "/api/hello/" in await toska(environ, "routes", "hello")
+        assert "answered 404: there is no service 'a b'" in await toska(environ, "routes", "a b", code=1)
 
         victim = mesh.pid("hello-1")
         os.kill(victim, signal.SIGKILL)

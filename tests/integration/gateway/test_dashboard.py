@@ -317,6 +317,8 @@ async def test_admin_api(monkeypatch: pytest.MonkeyPatch) -> None:
                 ("orders", "/api/orders/", 1)
             ]
             assert routes["routes"][0]["warnings"] == []
+            assert await read("/routes?service=ORDERS") == routes
+            assert "no service 'none'" in (await read("/routes?service=none", 404))["detail"]
             (item,) = await read("/instances?service=ORDERS")
             assert (item["id"], item["breaker"], item["inFlight"], item["why"]) == ("orders-0", "closed", 0, "")
             assert item["idleConnections"] == 1

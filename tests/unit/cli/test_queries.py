@@ -90,15 +90,50 @@ def test_a_table_can_be_limited_to_what_matters() -> None:
     assert "metadata" not in text
 
 
+BREAKER = "breaker open: it failed several times in a row"
+
+
 @pytest.mark.parametrize(
     ("row", "eligible"),
     [
-        ({"isEligible": True, "why": ""}, "yes"),
-        ({"isEligible": False, "why": "Unhealthy by the registry"}, "no: Unhealthy by the registry"),
+        pytest.param({"isEligible": True, "why": "", "breaker": "closed"}, "yes", id="fine"),
+        pytest.param(
+            {"isEligible": False, "why": "Unhealthy by the registry"}, "no: Unhealthy by the registry", id="unhealthy"
+        ),
+        pytest.param(
+            {"isEligible": True, "why": BREAKER, "breaker": "open", "breakerRetryInSeconds": 11.2},
+            "no: breaker open, tried again in 12 s",
+            id="its breaker is open",
+        ),
+        pytest.param(
+            {"isEligible": True, "why": BREAKER, "breaker": "open", "breakerRetryInSeconds": 0.0},
+            "no: breaker open, tried again with the next request",
+            id="its time has come",
+        ),
+        pytest.param(
+            {"isEligible": True, "why": "", "breaker": "half-open", "breakerRetryInSeconds": None},
+            "no: breaker half-open, one request tries it",
+            id="on trial",
+        ),
+        pytest.param(
+            {"isEligible": True, "why": "suspect: it owes answers", "breaker": "closed", "isSuspect": True},
+            "no: suspect: it owes answers",
+            id="silent",
+        ),
+        pytest.param(
+            {"isEligible": True, "why": "of last resort", "breaker": "closed"}, "yes", id="in use all the same"
+        ),
+        pytest.param(
+            {"isEligible": False, "why": "no verdict", "breaker": "open", "breakerRetryInSeconds": 3.0},
+            "no: no verdict",
+            id="both",
+        ),
     ],
 )
 def test_an_instance_that_gets_no_requests_says_why(row: dict[str, object], eligible: str) -> None:
-    assert with_reason(row)["eligible"] == eligible
+    told = with_reason({**row, "share": 1})
+    assert told["eligible"] == eligible
+    assert told["share"] == (1 if eligible == "yes" else 0)
 
 
 def test_what_is_no_instance_stays_as_it_is() -> None:
