@@ -10,10 +10,10 @@ from toska_mesh.sdk import join, serve
 
 ORDERS = {1: "bread", 2: "milk"}
 
-app = FastAPI(title="orders")
+api = FastAPI(title="orders")
 
 
-@app.get("/orders/{number}")
+@api.get("/orders/{number}")
 async def order(number: int) -> dict[str, object]:
     if number not in ORDERS:
         raise HTTPException(404, "no such order")
@@ -25,6 +25,6 @@ async def stock() -> str:
 
 
 if __name__ == "__main__":
-    serve(app, name="orders", checks={"stock": stock})
+    serve(api, name="orders", checks={"stock": stock})
 else:
-    app = join(app, name="orders", checks={"stock": stock})
+    app = join(api, name="orders", checks={"stock": stock})
