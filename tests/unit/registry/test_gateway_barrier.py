@@ -468,6 +468,20 @@ async def test_fences_that_were_given_up_are_deleted_by_a_process_that_lives_lon
         assert fences(consul) == set()
 
 
+async def test_fences_that_were_given_up_go_soon_when_all_gateways_are_past_them() -> None:
+    consul = FakeConsul()
+    async with gateways(consul, "gw-1") as ((gateway,), _), long_lived(consul) as it:
+        gateway.stuck.add(CARTS)
+        gateway.may_apply.clear()
+        await it.wait_applied(ORDERS, now() + 1)
+        await it.wait_applied(CARTS, now() + 1)
+        gateway.may_apply.set()
+        await asyncio.sleep(50)
+        assert fences(consul) == {"orders", "carts"}
+        await asyncio.sleep(80)
+        assert fences(consul) == {"carts"}
+
+
 async def test_a_registry_that_is_away_or_refuses_does_not_end_the_tidying() -> None:
     class Grumpy(FakeConsul):
         is_grumpy = False
@@ -530,7 +544,7 @@ async def test_names_that_nobody_knows_leave_so_many_fences_and_no_more() -> Non
         # The last instance leaves, and waits once more.
         consul.deregister("c1")
         assert (await it.wait_applied(CARTS, now() + 1)).is_applied
-        await asyncio.sleep(700)
+        await asyncio.sleep(130)
         assert fences(consul) == set()
         for number in range(300):  # they end well now: none is left behind
             assert (await it.wait_applied(ServiceName(f"junk-{number}"), now() + 1)).is_applied

@@ -57,8 +57,8 @@ class ConsulGatewayBarrier:
         self._api = api
         self._rng = rng or random.Random()
         self._agreement = AgentAgreement(api)
-        self._leftovers = Leftovers(api)
         self._board = GatewayBoard(api, missed_seconds=missed_seconds, settling_seconds=settling_seconds)
+        self._leftovers = Leftovers(api, self._board.is_past)
 
     async def run(self) -> Never:
         """Follow the list of gateways, and tidy up, until cancelled."""

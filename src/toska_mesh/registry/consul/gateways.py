@@ -121,6 +121,14 @@ class GatewayBoard:
             return frozenset()
         return self._missed - self._listing.gateways.keys()
 
+    def is_past(self, service: ServiceName, index: int) -> bool:
+        """Whether all gateways are past a fence, without a doubt about who is there, as far as `run` knows."""
+        if self._listing is None or self._is_away or self.missed:
+            return False
+        if asyncio.get_running_loop().time() < self.settles_at:
+            return False
+        return all(state.progress(service).applied_index >= index for state in self._listing.gateways.values())
+
     async def read(self) -> Listing:
         """The list as it is now, or later. Raises RegistryError."""
         asked_at = asyncio.get_running_loop().time()

@@ -1,15 +1,16 @@
-"""Keeps the number of fences that were given up small: who comes by a wait's deadline or its end leaves one (`fence`).
+"""Keeps fences that were given up few: a wait that meets its deadline or loses its caller leaves one (see `fence`).
 
-Two bounds. Fences that nobody here uses and that nobody has written for `KEEP_SECONDS` are deleted by every process
-that lives long; a wait that lasts longer writes its fence again before that, so that the fences of other processes are
-safe too. And names cost nothing, so of services that the registry does not list only so many fences may be left here
-at once: there have to be some, because the last instance of a service that has just left may wait as well. Such a
-service is usually known from its first wait, or from the last one that met it in the registry.
+Two bounds. Fences that nobody here uses are deleted by every process that lives long: a minute after they were written
+if all gateways are past them, and else after `KEEP_SECONDS`. A wait that lasts longer writes its fence again before
+that, so that the fences of other processes are safe too. And names cost nothing, so of services that the registry does
+not list only so many fences may be left here at once: there have to be some, because the last instance of a service
+that has just left may wait as well. Such a service is usually known from its first wait, or from the last one that met
+it in the registry.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Never
 
@@ -31,8 +32,10 @@ _MAX_KNOWN = 10_000
 class Leftovers:
     """What one process knows of the fences it leaves. Lives on one event loop."""
 
-    def __init__(self, api: ConsulApi) -> None:
+    def __init__(self, api: ConsulApi, is_past: Callable[[ServiceName, int], bool]) -> None:
+        """`is_past`: whether all gateways are past this fence."""
         self._api = api
+        self._is_past = is_past
         self._used = Counter[ServiceName]()
         self._known: dict[ServiceName, None] = {}
         """Services that the registry has listed when somebody waited for them; the longest unasked first."""
@@ -99,7 +102,10 @@ class Leftovers:
         }
         self._unknown &= self._seen.keys() | self._used.keys()
         for service, (index, seen_at) in list(self._seen.items()):
-            if now - seen_at >= KEEP_SECONDS and service not in self._used:
+            age = now - seen_at
+            # Young ones stay in any case: a wait of another process may know of a gateway that we do not see.
+            is_over = age >= KEEP_SECONDS or (age >= LOOK_SECONDS and self._is_past(service, index))
+            if is_over and service not in self._used:
                 # Only as it was seen: somebody in another process may need it again by now.
                 await self._delete(service, index)
 
