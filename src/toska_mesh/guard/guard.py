@@ -42,6 +42,9 @@ TRIAL_WAITS_SECONDS: Final = 5.0
 REPLAY_MAX_BYTES: Final = 64 * 1024
 """Larger request bodies are not kept for another try; such a request is simply not retried."""
 
+LONGEST_LESSON_SECONDS: Final = 15.0
+"""Whoever was silent for longer was hung, and is no measure of its service."""
+
 SLOW_DIAL: Final = "the dial is taking too long"
 
 log = event_log("guard")
@@ -269,22 +272,37 @@ class Guard(Generic[G]):
 
     async def _ask_until_it_answers(self, target: Guarded) -> None:
         pause = FIRST_PROBE_PAUSE_SECONDS
+        silent_since: float | None = None
         try:
             while target.is_blocked and (target.waiting or not target.is_gone):
                 wait = target.circuit.retry_at - self._clock()
                 if target.circuit.state is not State.CLOSED and not target.is_suspect and wait > 0:
-                    await asyncio.sleep(wait)
+                    # In small steps: when a trial fails, what is waited for is another moment, and a nearer one.
+                    await asyncio.sleep(min(wait, FIRST_PROBE_PAUSE_SECONDS))
                     continue
                 if await self._prober.probe(target):
                     if self._let_back(target):
+                        if silent_since is not None:
+                            self._learn_from_silence(target, self._clock() - silent_since)
                         return
                 elif target.is_suspect:
-                    for request in list(target.waiting):
+                    for request, began in list(target.waiting.items()):
+                        if silent_since is None and not request.is_dialling:
+                            silent_since = began
                         request.move_on("the instance answers neither the request nor a probe")
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PROBE_PAUSE_SECONDS)
         finally:
             target.is_reviving = False
+
+    def _learn_from_silence(self, target: Guarded, seconds: float) -> None:
+        """It was not hung: it may do one thing at a time, and take so long for it.
+
+        Where habits are unknown this stands for the answer that nobody waited for. Else all first calls to such a
+        service would move on, none would be answered, and its habits would stay unknown.
+        """
+        if target.latency.samples < self._suspicion.min_samples and seconds <= LONGEST_LESSON_SECONDS:
+            target.latency.observe(seconds)
 
     def _let_back(self, target: Guarded) -> bool:
         """The probe was answered. A suspect that still owes an answer stays passed over: its silence is stronger."""

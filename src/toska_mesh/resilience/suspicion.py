@@ -79,7 +79,8 @@ class SuspicionPolicy:
     factor: float = 20.0
     """Times the recent p99 of the service."""
     min_samples: int = 10
-    """With fewer answers the service's habits are unknown and `unknown_seconds` is the bound."""
+    """With fewer answers the service's habits are unknown and `unknown_seconds` is the bound, unless those few were
+    slow."""
     unknown_seconds: float = 2.0
     """Shorter than some first answers of a process that has just started: what they meet is a probe, which a process
     that is only slow answers."""
@@ -91,7 +92,7 @@ class SuspicionPolicy:
     hurried_seconds: float = 0.25
     """However little time a request has, no silence shorter than this is suspect."""
     hurried_factor: float = 3.0
-    """Times the recent p99: the same for what is usual."""
+    """Times the recent p99, or the slowest of a few answers: the same for what is usual."""
 
     def __post_init__(self) -> None:
         if not (
@@ -110,11 +111,12 @@ class SuspicionPolicy:
 
         `patience_seconds`: for how long the request would wait at all.
         """
-        p99 = latency.p99()
-        hurried = max(self.hurried_seconds, self.share * patience_seconds)
-        if p99 is None or latency.samples < self.min_samples:
-            return min(self.unknown_seconds, hurried)
-        return min(max(self.min_seconds, self.factor * p99), max(hurried, self.hurried_factor * p99))
+        p99 = latency.p99() or 0.0
+        often = self.hurried_factor * p99
+        hurried = max(self.hurried_seconds, self.share * patience_seconds, often)
+        if latency.samples < self.min_samples:
+            return min(max(self.unknown_seconds, often), hurried)
+        return min(max(self.min_seconds, self.factor * p99), hurried)
 
     def dial_threshold_seconds(self, patience_seconds: float = inf) -> float:
         """The same for a request that still waits for its connection."""

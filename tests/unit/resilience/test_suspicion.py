@@ -66,6 +66,7 @@ def test_it_remembers_no_more_than_asked() -> None:
         pytest.param(0.005, 100, 1.0, id="a fast service: one second"),
         pytest.param(0.5, 100, 10.0, id="a slow service: twenty times its p99"),
         pytest.param(0.005, 3, 2.0, id="hardly known"),
+        pytest.param(4.0, 1, 12.0, id="hardly known, and slow"),
         pytest.param(0.0, 0, 2.0, id="not known at all"),
     ],
 )

@@ -26,7 +26,7 @@ from toska_mesh.errors import (
     UpstreamTimeoutError,
 )
 from toska_mesh.guard.patience import Patience
-from toska_mesh.model import HealthStatus
+from toska_mesh.model import HealthStatus, ServiceName
 from toska_mesh.resilience import BreakerPolicy, Deadline, Outcome, RetryBudget, RetryPolicy, State
 from toska_mesh.sdk import context as contexts
 from toska_mesh.sdk.bodies import Upload, make_body
@@ -346,6 +346,15 @@ async def test_the_trial_is_made_by_a_call_that_can_be_repeated() -> None:
         assert "a" in mesh.asked
 
 
+async def test_after_a_failed_trial_the_next_one_comes_as_soon() -> None:
+    async with world("a", "b", breaker=BreakerPolicy(failure_threshold=1, open_seconds=1.0)) as mesh:
+        mesh.scripts["a"] = [resets()] * 100
+        for _ in range(120):
+            assert (await mesh.call()).status == 200
+            await asyncio.sleep(0.1)
+        assert 7 <= mesh.asked.count("a") <= 12, "the first failure, and one trial in each second or a little more"
+
+
 async def test_a_trial_whose_caller_leaves_frees_its_place() -> None:
     async with world("a", breaker=BreakerPolicy(failure_threshold=1, open_seconds=1.0)) as mesh:
         mesh.scripts["a"] += [answers(503), hangs()]
@@ -438,6 +447,33 @@ async def test_a_dial_that_no_other_instance_could_take_is_waited_for() -> None:
         assert (await mesh.call()).given == ("a", 1)
         assert now() == pytest.approx(3.0)
         assert not mesh.target("a").is_suspect
+
+
+async def test_a_service_that_does_one_thing_at_a_time_becomes_known_by_its_silence() -> None:
+    """It answers no probe while it works, so the first calls move on and on. They must not do so for ever."""
+    async with world("a", "b", "c") as mesh:
+
+        def works(name: str) -> Step:
+            async def step(request: Any, progress: Any) -> ScriptedReply:
+                progress.connected()
+                mesh.prober.silent.add(name)
+                asyncio.get_running_loop().call_later(4.0, mesh.prober.silent.discard, name)
+                await asyncio.sleep(4.0)
+                return ScriptedReply(200)
+
+            return step
+
+        for name in ("a", "b", "c"):
+            mesh.scripts[name] = [works(name)] * 100
+        answered = []
+        for _ in range(5):
+            try:
+                answered.append((await mesh.call(own_seconds=5.0)).given[1])
+            except UpstreamTimeoutError:
+                answered.append(0)
+            await asyncio.sleep(20.0)
+        assert answered[1:] == [1, 1, 1, 1]
+        mesh.assert_balanced()
 
 
 async def test_when_everybody_is_only_suspect_the_least_loaded_one_is_asked() -> None:
@@ -591,3 +627,25 @@ async def test_a_thousand_mixed_calls_leave_the_books_balanced() -> None:
                     await asyncio.sleep(0.05)
         mesh.assert_balanced()
         assert len(mesh.outcomes) == 1000
+
+
+async def test_an_error_says_that_the_table_is_only_the_last_known_state() -> None:
+    async with world("a", breaker=BreakerPolicy(failure_threshold=1, open_seconds=60.0), ticking=False) as mesh:
+        mesh.publish(instance("a", status=HealthStatus.UNHEALTHY))
+        with pytest.raises(NoInstanceError) as told:
+            await mesh.call()
+        assert "last known" not in str(told.value)
+        mesh.lose_the_registry("discovery at localhost:8080 does not answer")
+        await asyncio.sleep(7.0)
+        words = "only the last known state, 7 s old: discovery at localhost:8080 does not answer$"
+        with pytest.raises(NoInstanceError, match=words):
+            await mesh.call()
+        with pytest.raises(NoInstanceError, match=words):
+            await mesh.directory.find(ServiceName("nobody"), 90.0)
+        mesh.publish(instance("a"))
+        mesh.lose_the_registry("discovery at localhost:8080 does not answer")
+        mesh.scripts["a"] = [resets()]
+        with pytest.raises((UpstreamConnectError, CircuitOpenError)):
+            await mesh.call()
+        with pytest.raises(CircuitOpenError, match="only the last known state"):
+            await mesh.call()
