@@ -71,6 +71,13 @@ class Directory(Protocol):
     def present(self, service: Service) -> Service | None:
         """The service as the newest table has it; None when it is gone."""
 
+    @property
+    def stale_note(self) -> str:
+        """For the end of an error's text: that the table is only the last known state, and why; empty while it is not.
+
+        Whoever may not be asked by an old table may well be there.
+        """
+
 
 class Stats(Protocol):
     """Who counts."""
@@ -221,7 +228,7 @@ class Call(Generic[R]):
                     if pause is None:
                         outcome = str(reply.status)
                         return reply
-                    reply.drop()
+                    reply._mesh_drop()
                 if pause:
                     await asyncio.sleep(pause)
                 now = sender.clock()
@@ -349,8 +356,8 @@ class Call(Generic[R]):
             # An answer that begins decides a trial: its body may be a stream that goes on for hours.
             guard.settle(target, self._permit, Outcome.SUCCESS, now)
             self._permit = target.circuit.epoch
-        reply.belongs_to(target.instance, self._attempts, self._expires)
-        reply.on_over(self._body_over if reply.status not in RETRYABLE_STATUSES else self._unwanted_body_over)
+        reply._mesh_belongs_to(target.instance, self._attempts, self._expires)
+        reply._mesh_on_over(self._body_over if reply.status not in RETRYABLE_STATUSES else self._unwanted_body_over)
         return None
 
     def _body_over(self, outcome: Outcome) -> None:
@@ -506,7 +513,7 @@ class Call(Generic[R]):
         )
 
     def _unservable(self, service: Service, now: float) -> UpstreamError:
-        name, before = service.name, self._before()
+        name, before = service.name, self._before() + self._sender.directory.stale_note
         if not service.targets:
             reasons = [f"{standing.target.instance.id} is {standing.reason}" for standing in service.everything]
             shown = "; ".join(reasons[:_SHOWN_INSTANCES]) or "it has none"

@@ -56,6 +56,15 @@ class Directory(Generic[G]):
         """Whether somebody has asked for anything here: a table that nobody looks at need not follow each change."""
         return bool(self._used)
 
+    @property
+    def stale_note(self) -> str:
+        """See `calls.Directory`."""
+        snapshot = self._catalog.peek()
+        if snapshot is None or snapshot.stale_since is None:
+            return ""
+        reason = f": {snapshot.stale_reason}" if snapshot.stale_reason else ""
+        return f"; this is only the last known state, {self._clock() - snapshot.stale_since:.3g} s old{reason}"
+
     def refresh(self) -> None:
         """Build the table from the newest catalog and verdicts, if it is not."""
         seen = (self._catalog.version, self._verdicts.version)
@@ -113,7 +122,8 @@ class Directory(Generic[G]):
         if service is not None:
             return service
         reason = table.unrouted.get(name) if table is not None else None
-        raise NoInstanceError(f"{name}: {reason or 'there is no such service in the registry'}", service=name)
+        why = reason or "there is no such service in the registry"
+        raise NoInstanceError(f"{name}: {why}{self.stale_note}", service=name)
 
     def present(self, service: Service) -> Service | None:
         """See `calls.Directory`."""

@@ -133,11 +133,11 @@ class RpcReply:
         self.attempts = 0
         self._report: Callable[[Outcome], None] | None = None
 
-    def belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
+    def _mesh_belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
         self.instance = instance
         self.attempts = attempts
 
-    def on_over(self, report: Callable[[Outcome], None]) -> None:
+    def _mesh_on_over(self, report: Callable[[Outcome], None]) -> None:
         if self.is_stream:
             self._report = report
             self.call.add_done_callback(self._over)
@@ -149,7 +149,7 @@ class RpcReply:
         if report is not None:
             report(_outcome(call))
 
-    def drop(self) -> None:
+    def _mesh_drop(self) -> None:
         self.call.cancel()
 
 

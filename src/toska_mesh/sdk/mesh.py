@@ -52,7 +52,19 @@ log = event_log("sdk.mesh")
 
 
 class Mesh:
-    """See the module. Use it with `async with`; the failure of one of its own tasks ends the block."""
+    """A service's view of the others: it knows who is there, and calls them.
+
+        async with Mesh(name="shop") as mesh:
+            orders = mesh.client("orders", timeout_seconds=5)
+            answer = await orders.get("/items/1")
+
+    One for the life of the process, on the loop that entered it: it follows the services that are asked for. `client`
+    gives calls over HTTP, `grpc_channel` a channel for generated stubs, `pick` an instance for anything else;
+    `explain("orders")` says who may be asked and why the others may not.
+
+    Calls without an answer raise an UpstreamError (`toska_mesh.errors`) in one of its kinds. The failure of one of the
+    mesh's own tasks ends the block.
+    """
 
     def __init__(
         self,
@@ -202,6 +214,7 @@ class Mesh:
         raise_for_status: bool = False,
     ) -> Client:
         """Calls to `service` over HTTP, with these defaults. Costs nothing: make one where it is needed, or keep it."""
+        self._must_be_open()
         name = self._wanted(service, self._http)
         options = changed(
             self._calls, timeout_seconds=timeout_seconds, try_timeout_seconds=try_timeout_seconds, retries=retries
@@ -219,6 +232,7 @@ class Mesh:
         idempotent: bool | frozenset[str] = False,
     ) -> MeshChannel:
         """A channel for generated stubs that sends each call to an instance of its own choice. See `MeshChannel`."""
+        self._must_be_open()
         name = self._wanted(service, self._grpc)
         options = changed(
             self._calls, timeout_seconds=timeout_seconds, try_timeout_seconds=try_timeout_seconds, retries=retries
@@ -232,6 +246,7 @@ class Mesh:
 
         Raises NoInstanceError or CircuitOpenError. `idempotent`: whether this use may fail as a breaker's trial.
         """
+        self._must_be_open()
         name = self._wanted(service, self._any)
         loop = asyncio.get_running_loop()
         found = await self._any.find(name, loop.time() + timeout_seconds)
@@ -240,13 +255,14 @@ class Mesh:
         if target is not None:
             return Picked(target, self._any_guard, loop.time)
         if not found.targets:
-            raise NoInstanceError(f"{name}: no instance may be asked", service=name)
+            raise NoInstanceError(f"{name}: no instance may be asked{self._any.stale_note}", service=name)
         seconds = self._any_guard.retry_after_seconds(found, now)
-        raise CircuitOpenError(f"{name}: every breaker is open", seconds, service=name)
+        raise CircuitOpenError(f"{name}: every breaker is open{self._any.stale_note}", seconds, service=name)
 
     def explain(self, service: str) -> dict[str, Any]:
         """Who may be asked and why the others may not, as plain data: instances with breaker, load and reason; how long
         calls wait, and which of that comes from metadata (by key, the instance that says it)."""
+        self._must_be_open()
         name = self._wanted(service, self._http)
         snapshot = self._catalog.peek()
         explained = self._http.explain(name)
@@ -274,12 +290,15 @@ class Mesh:
 
     async def known(self, service: str) -> None:
         """Wait for the first word about a service, so that no call has to. The deadline is the caller's."""
+        self._must_be_open()
         await self._source.known(self._wanted(service, self._http))
         self._http.refresh()
 
-    def _wanted(self, service: str, directory: Directory[Any]) -> ServiceName:
+    def _must_be_open(self) -> None:
         if not self._is_open:
-            raise RuntimeError("the mesh is not open; use it with `async with`")
+            raise RuntimeError("the mesh is not open: use it with `async with Mesh() as mesh:`")
+
+    def _wanted(self, service: str, directory: Directory[Any]) -> ServiceName:
         name = ServiceName(service)
         directory.want(name)
         return name

@@ -67,18 +67,18 @@ class Progress(Protocol):
 
 
 class Reply(Protocol):
-    """An answer whose head has come."""
+    """An answer whose head has come. The caller gets this very object: what is not for him has a name that says so."""
 
     @property
     def status(self) -> int: ...
 
-    def on_over(self, report: Callable[[Outcome], None]) -> None:
+    def _mesh_on_over(self, report: Callable[[Outcome], None]) -> None:
         """Call `report` once when the body has ended: whole, broken off (failure), or left (cancelled)."""
 
-    def drop(self) -> None:
+    def _mesh_drop(self) -> None:
         """Nobody wants it."""
 
-    def belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
+    def _mesh_belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
         """Tell the caller who answered, in which try; `deadline` holds for reading it whole."""
 
 
@@ -105,8 +105,14 @@ class Transport(Protocol[R_co]):
 
 
 class Answer(aiohttp.ClientResponse):
-    """aiohttp's answer, with who gave it. Reading it whole (`read`, `text`, `json`) is bound to the call's deadline; a
-    stream (`content`) lives as long as it moves."""
+    """aiohttp's `ClientResponse` (`status`, `headers`, `await json()`, `content` …), with who gave it.
+
+    `mesh_instance`: who answered (`.id`, `.endpoint`, `.metadata` …). `attempts`: in which try, counted from 1.
+
+    Reading it whole (`read`, `text`, `json`) is bound to the call's deadline and raises UpstreamTimeoutError or
+    UpstreamError (`toska_mesh.errors`); a stream (`content`) lives as long as it moves. `raise_for_status()` raises
+    aiohttp's ClientResponseError, which is no UpstreamError: there is an answer.
+    """
 
     mesh_instance: Instance
     """Who answered."""
@@ -115,7 +121,7 @@ class Answer(aiohttp.ClientResponse):
     _mesh_deadline = float("inf")
     _mesh_report: Callable[[Outcome], None] | None = None
 
-    def on_over(self, report: Callable[[Outcome], None]) -> None:
+    def _mesh_on_over(self, report: Callable[[Outcome], None]) -> None:
         connection = self.connection
         if connection is None:
             report(Outcome.SUCCESS)  # a short answer: all of it came with its head
@@ -147,10 +153,10 @@ class Answer(aiohttp.ClientResponse):
         self._mesh_over()
         super().close()
 
-    def drop(self) -> None:
+    def _mesh_drop(self) -> None:
         self.release()
 
-    def belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
+    def _mesh_belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
         self.mesh_instance = instance
         self.attempts = attempts
         self._mesh_deadline = deadline
@@ -248,7 +254,9 @@ class AiohttpTransport:
         except aiohttp.ClientResponseError as error:
             if error.history or isinstance(error, aiohttp.TooManyRedirects):
                 raise
-            raise TryFailedError(Failure.RESET, f"what came is no HTTP answer: {error.message}") from error
+            raise TryFailedError(
+                Failure.RESET, f"what came is no HTTP answer: {error.message or type(error).__name__}"
+            ) from error
         except (aiohttp.InvalidURL, UnicodeError) as error:
             if not _is_url(target.base):
                 raise TryFailedError(Failure.CONNECT, "the registered address is no host name") from error
@@ -285,19 +293,24 @@ def _words(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"certificate verification failed: {_verify_message(error.certificate_error)}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the registered name has no address: {error.os_error.strerror or error.os_error}"
+        return f"the registered name has no address: {error.os_error.strerror or _said(error.os_error)}"
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = error.os_error
         if isinstance(reason, ssl.SSLError):
             return f"the TLS handshake failed: {(reason.reason or 'no reason').replace('_', ' ').lower()}"
-        return f"cannot connect: {os.strerror(reason.errno) if reason.errno else reason}"
+        return f"cannot connect: {os.strerror(reason.errno) if reason.errno else _said(reason)}"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no connection in time"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the instance closed the connection"
     if isinstance(error, OSError) and error.errno:
         return f"the connection broke: {os.strerror(error.errno)}"
-    return f"the connection broke: {error}"
+    return f"the connection broke: {_said(error)}"
+
+
+def _said(error: BaseException) -> str:
+    """What it says of itself; some say nothing."""
+    return str(error) or type(error).__name__
 
 
 def _verify_message(error: Exception) -> str:

@@ -166,8 +166,8 @@ async def ask(ground: Ground, told: Told, path: str = "/echo", method: str = "GE
     async with asyncio.timeout(5):
         remote = Remote(instance, BreakerPolicy(), RecentLatency())
         answer = await ground.transport.send(request, remote, {"X-Word": "yes"}, told)
-    answer.belongs_to(instance, 1, float("inf"))
-    answer.on_over(told.outcomes.append)
+    answer._mesh_belongs_to(instance, 1, float("inf"))
+    answer._mesh_on_over(told.outcomes.append)
     return answer
 
 
@@ -274,7 +274,7 @@ async def test_an_answer_that_breaks_off_fails_where_it_is_read(ground: Ground) 
     assert told.outcomes == [Outcome.FAILURE]
 
 
-@pytest.mark.parametrize("leave", [Answer.drop, Answer.close, Answer.release])
+@pytest.mark.parametrize("leave", [Answer._mesh_drop, Answer.close, Answer.release])
 async def test_an_answer_that_its_caller_leaves_is_told_as_cancelled(
     ground: Ground, leave: Callable[[Answer], object]
 ) -> None:

@@ -37,10 +37,10 @@ class ScriptedReply:
         self._ends = ends
         self._report: Callable[[Outcome], None] | None = None
 
-    def belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
+    def _mesh_belongs_to(self, instance: Instance, attempts: int, deadline: float) -> None:
         self.given = (instance.id, attempts)
 
-    def on_over(self, report: Callable[[Outcome], None]) -> None:
+    def _mesh_on_over(self, report: Callable[[Outcome], None]) -> None:
         self._report = report
         if self._ends:
             self.end(Outcome.SUCCESS)
@@ -49,7 +49,7 @@ class ScriptedReply:
         assert self._report is not None
         self._report(outcome)
 
-    def drop(self) -> None:
+    def _mesh_drop(self) -> None:
         self.is_dropped = True
 
 
@@ -209,6 +209,13 @@ class World:
         found = snapshot(*instances, version=self._version)
         self._catalog.set(found if instances else CatalogSnapshot({ORDERS: ()}, self._version))
         self.source.has_state.set()
+        self.directory.refresh()
+
+    def lose_the_registry(self, reason: str) -> None:
+        """What is known stays, and is only the last known state from now on."""
+        known = self._catalog.peek()
+        assert known is not None
+        self._catalog.set(replace(known, stale_since=asyncio.get_running_loop().time(), stale_reason=reason))
         self.directory.refresh()
 
     def target(self, id: str) -> Any:
