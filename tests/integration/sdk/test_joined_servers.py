@@ -1,12 +1,17 @@
 """Real servers with a joined app, where something is not as it should be; no mesh needed."""
 
+import asyncio
 import signal
 import socket
 
 import pytest
 from tests.integration.sdk.processes import ServiceProcess
+from tests.integration.sdk.scripted import Recorder
 from tests.support.ports import free_port
-from tests.support.wait import eventually_now
+from tests.support.wait import eventually, eventually_now
+
+from toska_mesh.sdk.joined import Joined
+from toska_mesh.sdk.options import ServiceOptions
 
 RUN = {
     "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "tests.integration.sdk.joined_apps:wrapped", "--port"),
@@ -43,3 +48,19 @@ def test_a_joined_service_says_that_it_heard_the_signal_and_how_to_wait_for_noth
         assert (told["signal"], told["hint"]) == ("SIGINT", "SIGINT again leaves at once")
     finally:
         started.close()
+
+
+async def test_where_the_signal_is_the_servers_the_end_is_told_when_the_server_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "toska")
+    mesh = Recorder()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        options = ServiceOptions(name="orders", port=server.getsockname()[1], drain_seconds=20)
+        joined = Joined(options, metrics_registry=None, open_enrolment=mesh.open)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            tasks.create_task(joined.run())
+            await eventually(joined.stay.is_registered)
+            await joined.leave()
+    told = [vars(record)["fields"] for record in caplog.records if "stop_requested" in record.getMessage()]
+    assert [fields["reason"] for fields in told] == ["the server stops"]
