@@ -34,6 +34,7 @@ from toska_mesh.testing.history import Events
 from toska_mesh.testing.instance import FakeInstance, World
 from toska_mesh.testing.member import FakeMember
 from toska_mesh.testing.network import MemoryConnector, MemoryNetwork
+from toska_mesh.testing.registrable import check_described
 from toska_mesh.testing.transport import FakeTransport
 
 _PORT = 8080
@@ -151,13 +152,14 @@ class FakeMesh:
 
         `app`: a function of one `FakeRequest`, an ASGI app, or an aiohttp Application, shared by all instances; or a
         list with one app for each. `interval_seconds` of their health reports says how long a dead one stays listed:
-        its TTL is 5 s longer. Raises ValueError for a name that is taken, TypeError for an app that is none.
+        its TTL is 5 s longer. Raises ValueError for a name that is taken and for what nobody could register outside of
+        a test, TypeError for an app that is none.
         """
         if name in self._services:
             raise ValueError(f"this mesh has a service {name!r} already")
-        if problem := rules.problem_with_service_name(name):
-            raise ValueError(f"the service's name {problem}")
         apps = _one_for_each(app, instances)
+        written = {SCHEME: "http", HEALTH_CHECK_ENDPOINT: "/health", LB_STRATEGY: strategy, **(metadata or {})}
+        check_described(name, strategy, weights, len(apps), interval_seconds, written)
         shared: dict[int, Handled] = {}
         number = len(self._services) + 1
         made = []
@@ -165,18 +167,13 @@ class FakeMesh:
             if id(one) not in shared:
                 shared[id(one)] = Handled(handler_of(one), self._crew)
                 self._handlers.append(shared[id(one)])
-            written = {
-                SCHEME: "http",
-                HEALTH_CHECK_ENDPOINT: "/health",
-                LB_STRATEGY: strategy,
-                WEIGHT: str(weights[index] if index < len(weights) else 1),
-            }
+            weight = str(weights[index] if index < len(weights) else 1)
             registration = Registration(
                 ServiceName(name),
                 InstanceId(f"{name}-{index + 1}"),
                 f"10.1.{number}.{index + 1}",
                 _PORT,
-                written | dict(metadata or {}),
+                {WEIGHT: weight} | written,
                 ttl_seconds=rules.ttl_seconds(interval_seconds),
             )
             made.append(FakeInstance(self._world, registration, shared[id(one)]))

@@ -1,6 +1,7 @@
 """Services and instances of a fake mesh, asked past the mesh: what answers, and what each fault looks like."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -202,6 +203,29 @@ async def test_a_service_that_makes_no_sense_is_refused(fake_mesh: FakeMesh) -> 
         fake_mesh.add_service("orders", hello, instances=0)
     with pytest.raises(ValueError, match="2 apps for 3 instances"):
         fake_mesh.add_service("orders", [hello, hello], instances=3)
+
+
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        pytest.param({"strategy": "Fooo"}, "strategy='Fooo' is not one of RoundRobin, ", id="strategy"),
+        pytest.param({"metadata": {"lb_strategy": "Fooo"}}, "lb_strategy='Fooo' is not one of", id="its metadata"),
+        pytest.param({"weights": [0]}, "the weight 0 is not between 1 and ", id="weight"),
+        pytest.param({"weights": [1, 2]}, "2 weights for 1 instances", id="weights"),
+        pytest.param({"interval_seconds": 86_401}, "86401 is above 86400", id="interval"),
+        pytest.param({"metadata": {"a.b": "c"}}, "metadata key 'a.b' is not", id="key"),
+        pytest.param({"metadata": {"zone": 1}}, "'zone': 1 is not a pair of texts", id="no text"),
+        pytest.param({"metadata": {"scheme": "ftp"}}, "metadata scheme 'ftp' is not one of", id="scheme"),
+        pytest.param({"metadata": {"zone": "x" * 600}}, "metadata value of 'zone' has 600 bytes", id="size"),
+    ],
+)
+async def test_what_no_service_could_register_is_refused(
+    fake_mesh: FakeMesh, described: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        fake_mesh.add_service("orders", hello, **described)
+    assert fake_mesh.registry.instances("orders") == ()
+    fake_mesh.add_service("orders", hello, strategy="p2c", weights=[3])
 
 
 # Faults, as a client sees them
