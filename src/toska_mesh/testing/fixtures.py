@@ -28,8 +28,13 @@ async def fake_mesh(request: pytest.FixtureRequest, _toska_mesh_virtual_clock: N
         yield mesh
 
 
+@pytest.fixture
+def _toska_mesh_real_sockets() -> None:
+    """Async tests that use it are run by pytest-asyncio also in its strict mode: see `plugin`."""
+
+
 @pytest_asyncio.fixture
-async def mesh_registry() -> "AsyncIterator[EmbeddedRegistry]":
+async def mesh_registry(_toska_mesh_real_sockets: None) -> "AsyncIterator[EmbeddedRegistry]":
     """A registry on a free port of the test's own loop: see `toska_mesh.testing.EmbeddedRegistry`."""
     from toska_mesh.testing.registry import EmbeddedRegistry
 

@@ -27,6 +27,8 @@ beats and probes that takes a second to find out."""
 
 _CLOCK_FIXTURE = "_toska_mesh_virtual_clock"
 """What `fake_mesh` uses. Its own name would not do: a project may have a fixture of that name."""
+_REGISTRY_FIXTURE = "_toska_mesh_real_sockets"
+"""What `mesh_registry` uses, for the same reason."""
 _LOOP_HOOK = "pytest_asyncio_loop_factories"
 _SHOWN_EVENTS = 200
 REPORT = pytest.StashKey[Any]()
@@ -61,8 +63,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, No
 def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     made = yield
     for node in made if isinstance(made, list) else [made]:
-        if isinstance(node, pytest.Function) and _asks_for_virtual_clock(node, node.fixturenames):
+        if not isinstance(node, pytest.Function):
+            continue
+        if _asks_for_virtual_clock(node, node.fixturenames):
             _run_with_asyncio(node)
+        elif _is_left_to_us(node):
+            node.add_marker(pytest.mark.asyncio)
     return made
 
 
@@ -89,6 +95,13 @@ def _asks_for_virtual_clock(node: pytest.Function, fixture_names: list[str]) -> 
     if not hasattr(node.config.hook, _LOOP_HOOK) or not _is_async(node.obj):
         return False
     return node.get_closest_marker(MARKER) is not None or _CLOCK_FIXTURE in fixture_names
+
+
+def _is_left_to_us(node: pytest.Function) -> bool:
+    """An async test of `mesh_registry` that says nothing about loops: in strict mode nobody would run it."""
+    if _REGISTRY_FIXTURE not in node.fixturenames or not _is_async(node.obj):
+        return False
+    return node.get_closest_marker("asyncio") is None
 
 
 def _is_async(function: Any) -> bool:

@@ -14,9 +14,11 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "testing.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_every_snippet_is_a_test_that_passes(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_every_snippet_is_a_test_that_passes(pytester: pytest.Pytester, mode: str) -> None:
     assert len(SNIPPETS) >= 6
-    pytester.makefile(".ini", pytest="[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
+    ini = f"[pytest]\nasyncio_mode = {mode}\nasyncio_default_fixture_loop_scope = function\n"
+    pytester.makefile(".ini", pytest=ini)
     for number, snippet in enumerate(SNIPPETS):
         pytester.makepyfile(**{f"test_snippet_{number}": snippet})
     result = pytester.runpytest_inprocess("-W", "error", "-p", "no:cacheprovider")

@@ -312,6 +312,44 @@ async def test_virtual(mesh_registry):
     result.stdout.fnmatch_lines(["*mesh_registry has real sockets and needs the real clock*"])
 
 
+@pytest.mark.parametrize("ini", [STRICT, AUTO], ids=["strict", "auto"])
+def test_an_async_test_of_the_registry_needs_no_marker(run: Run, ini: str) -> None:
+    result = run(
+        """
+@pytest_asyncio.fixture
+async def stocked(mesh_registry):
+    await mesh_registry.register("stock", 8081)
+    return mesh_registry
+
+async def test_it(mesh_registry):
+    assert await mesh_registry.instances("stock") == ()
+
+async def test_through_a_fixture_of_theirs(stocked):
+    assert len(await stocked.instances("stock")) == 1
+
+class TestMore:
+    async def test_method(self, stocked):
+        assert stocked.is_running
+""",
+        ini=ini,
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_other_async_tests_are_not_marked(run: Run) -> None:
+    result = run(
+        """
+async def test_it():
+    pass
+
+def test_registry_and_sync(mesh_registry):
+    assert mesh_registry.is_running
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*async def functions are not natively supported*"])
+
+
 def test_it_works_under_xdist(run: Run) -> None:
     result = run(
         """
