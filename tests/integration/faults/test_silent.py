@@ -2,15 +2,12 @@
 
 import asyncio
 import itertools
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from tests.integration.faults.mesh import Mesh, in_thread
 from tests.support.backend import Backend
+from tests.support.holes import swallowing_port
 from tests.support.load import Figures
-from tests.support.ports import free_port
 from tests.support.wait import eventually
 
 SUSPICION_SECONDS = 1.0
@@ -76,26 +73,6 @@ async def test_an_instance_that_hangs_but_answers_probes_costs_time_and_no_get(m
 
     figures.assert_no_failure()
     assert figures.slowest(since=silent_at + NOTICED_SECONDS) < SUSPICION_SECONDS
-
-
-@contextmanager
-def swallowing_port() -> Iterator[int]:
-    """A port whose queue is full: the kernel drops further attempts to connect, as a dead host's network does."""
-    port = free_port()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(0)
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-            fillers.append(filler)
-        try:
-            yield port
-        finally:
-            for filler in fillers:
-                filler.close()
 
 
 async def test_an_address_that_swallows_connections_holds_its_first_requests_and_no_more(mesh: Mesh) -> None:

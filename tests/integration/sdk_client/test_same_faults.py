@@ -12,6 +12,7 @@ import pytest
 from tests.integration.faults.mesh import Mesh, in_thread
 from tests.integration.sdk_client.ways import Got, Limits, Way, Ways, numbered
 from tests.support.backend import Backend
+from tests.support.holes import swallowing_port
 from tests.support.ports import free_port
 from tests.support.servers import RegistryServer
 from tests.support.wait import eventually
@@ -203,6 +204,27 @@ async def test_a_silent_instance_holds_its_first_requests_and_no_more(mesh: Mesh
         await eventually(lambda: sum(each.instance == one.instance for each in got[before:]) > 20)
     assert Counter(each.status for each in got) == {200: len(got)}
     assert way.instances()[one.instance]["breaker"] == "closed"
+
+
+@pytest.mark.parametrize("fault", ["dead", "hung"])
+async def test_a_request_with_five_seconds_is_saved_though_nothing_is_known_of_its_service(
+    mesh: Mesh, ways: Ways, fault: str
+) -> None:
+    one, two = mesh.backend("one"), mesh.backend("two")
+    with swallowing_port() as port:
+        if fault == "dead":
+            await in_thread(mesh.register, f"{mesh.service}-hole", port)
+        else:
+            await in_thread(one.mode, "hang")
+        silent = f"{mesh.service}-hole" if fault == "dead" else one.instance
+        way = await ways.open(Limits(total_seconds=5.0))
+        await eventually(lambda: silent in way.instances())
+        for _ in range(6):
+            got = await way.request("GET")
+            assert (got.status, got.instance != silent) == (200, True), got
+        assert way.instances()[silent]["isSuspect"]
+        assert not way.instances()[two.instance]["isSuspect"]
+        await in_thread(one.mode, "ok")
 
 
 async def test_a_post_held_by_a_stopped_instance_is_executed_once(mesh: Mesh, ways: Ways) -> None:
