@@ -102,7 +102,7 @@ class Joined:
                 consequence="the server closes its port before the instance has left the mesh",
                 remedy="serve(app), or a server with asyncio's own loop, such as granian --loop asyncio",
             )
-        lease = PortLease(port)
+        lease = PortLease(port, options.name)
         try:
             if await self._until_ours(lease, port):
                 await self.stay.run(port)

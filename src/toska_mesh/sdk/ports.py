@@ -6,6 +6,7 @@ dies with its holder says who was first.
 
 import asyncio
 import fcntl
+import hashlib
 import os
 import re
 import tempfile
@@ -26,8 +27,13 @@ _PATIENCE_SECONDS = 5.0
 
 def listening_ports() -> frozenset[int]:
     """TCP ports that this process listens on; empty where the system does not say."""
+    return frozenset(port for _, port in _listening())
+
+
+def _listening() -> set[tuple[str, int]]:
+    """Addresses, as the kernel writes them, and ports."""
     own = _own_sockets()
-    found = set[int]()
+    found = set[tuple[str, int]]()
     for table in _TABLES:
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -36,8 +42,9 @@ def listening_ports() -> frozenset[int]:
         for line in lines:
             fields = line.split()
             if fields[3] == _LISTENING and fields[9] in own:
-                found.add(int(fields[1].rpartition(":")[2], 16))
-    return frozenset(found)
+                address, _, port = fields[1].rpartition(":")
+                found.add((address, int(port, 16)))
+    return found
 
 
 async def until_open(wanted: int, before: frozenset[int]) -> int:
@@ -62,20 +69,29 @@ async def until_open(wanted: int, before: frozenset[int]) -> int:
 
 
 class PortLease:
-    """One process of this machine (network namespace) and user holds it per port; it ends with the process."""
+    """One process of this machine (network namespace) and user holds it per service, port and the addresses on which
+    this process listens there; it ends with the process."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, service: str) -> None:
         try:
             namespace = os.stat("/proc/self/ns/net").st_ino
         except OSError:
             namespace = 0
-        self._path = Path(tempfile.gettempdir()) / f"toska-mesh-{os.getuid()}-{namespace}-{port}.lock"
+        addresses = sorted(address for address, open_port in _listening() if open_port == port)
+        what = hashlib.blake2b(repr((service, addresses)).encode(), digest_size=8).hexdigest()
+        folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        self._path = Path(folder) / f"toska-mesh-{os.getuid()}-{namespace}-{port}-{what}.lock"
         self._file: int | None = None
 
     def take(self) -> bool:
-        """Whether it is ours now."""
+        """Whether it is ours now. Where no lock can be had it is: better registered twice than not at all."""
         if self._file is None:
-            file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as exc:
+                consequence = "if several workers share the port, each of them registers"
+                log.warning("no_port_lease", path=str(self._path), reason=exc.strerror, consequence=consequence)
+                return True
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

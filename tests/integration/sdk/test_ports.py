@@ -4,7 +4,9 @@ import asyncio
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from tests.support.wait import eventually
 
 from toska_mesh.sdk.ports import PortLease, listening_ports, until_open
@@ -66,18 +68,37 @@ async def test_one_process_holds_the_lease_and_the_next_gets_it_when_that_ends()
         port = port_of(server)
     command = (
         "from toska_mesh.sdk.ports import PortLease; "
-        f"lease = PortLease({port}); print(lease.take(), flush=True); input()"
+        f"lease = PortLease({port}, 'orders'); print(lease.take(), flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"True\n"
-        ours = PortLease(port)
+        ours = PortLease(port, "orders")
         assert not ours.take()
         other.kill()
         other.communicate()
         await eventually(ours.take)
         assert ours.take(), "held already"
     ours.release()
-    again = PortLease(port)
+    again = PortLease(port, "orders")
     assert again.take()
     again.release()
+
+
+def test_services_of_other_names_or_at_other_addresses_have_leases_of_their_own() -> None:
+    with listening() as server:
+        port = port_of(server)
+        ours, foreign = PortLease(port, "orders"), PortLease(port, "carts")
+        assert ours.take()
+        assert foreign.take()
+    elsewhere = PortLease(port, "orders")  # this process does not listen there any more
+    assert elsewhere.take()
+    for lease in (ours, foreign, elsewhere):
+        lease.release()
+
+
+def test_where_no_lock_can_be_had_the_service_is_registered_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
+    assert PortLease(1, "orders").take()
