@@ -120,7 +120,7 @@ async def test_the_table_of_another_registry_is_passed_over_and_said(
     path = tmp_path / "table.json"
     await save(path, CatalogSnapshot(table()), registry="http://here:8500")
     assert SnapshotFile(path, registry="http://there:8500").load() is None
-    assert [record.message for record in caplog.records] == ["snapshot_of_another_registry"]
+    assert [vars(line)["event"] for line in caplog.records] == ["snapshot_of_another_registry"]
     same = SnapshotFile(path, registry="http://here:8500").load()
     assert same is not None
     assert same.services == table()
