@@ -40,6 +40,8 @@ GRANIAN: Final = "granian"
 SERVERS: Final = (UVICORN, GRANIAN)
 """What an ASGI app can be served with; an aiohttp Application brings its own."""
 
+_CUTTING_SECONDS = 0.5
+"""What a host takes to end requests that it does not wait for any longer."""
 _LAST_SECONDS = 1.0
 """What closing the port may take when leaving has used up its time."""
 
@@ -191,7 +193,7 @@ class MeshService:
         if self._staying is not None:
             await asyncio.wait([self._staying])
         if self._host is not None and self._serving is not None:
-            self._host.stop(max(_LAST_SECONDS, self._stay.seconds_left))
+            self._host.stop(max(_LAST_SECONDS, self._stay.seconds_left - _CUTTING_SECONDS))
             await self._until_closed(self._serving)
         return self.leave_report
 
