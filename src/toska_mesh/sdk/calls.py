@@ -345,7 +345,8 @@ class Call(Generic[R]):
         target.answered_at = now
         if target.is_suspect:
             guard.answered(target)
-        target.latency.observe(now - self._try_started)
+        if not self._request.is_open_ended:
+            target.latency.observe(now - self._try_started)
         if reply.status in RETRYABLE_STATUSES:
             self._blame(now)
             pause = self._plan_retry(Failure.STATUS, now)

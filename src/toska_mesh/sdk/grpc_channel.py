@@ -187,7 +187,7 @@ class GrpcTransport:
         progress.connected()
         start: _Start = request.options["start"]
         fields = {name.lower(): value for name, value in headers.items()}
-        if request.options["streams"]:
+        if request.is_open_ended:
             fields.pop(_TIMEOUT_MS, None)  # that is how long we wait for its beginning; its end is its caller's affair
             reply = RpcReply(start(channel, fields, None))
             reply.is_stream = True
@@ -259,9 +259,8 @@ class _Method:
                 compression=compression,
             )
 
-        options = {"start": start, "streams": streams}
         is_once = self._kind.startswith("stream")
-        call = self._channel.call(self._path, options, timeout, is_once)
+        call = self._channel.call(self._path, start, timeout, is_once=is_once, streams=streams)
         return _StreamCall(call) if streams else _UnaryCall(call)
 
 
@@ -386,9 +385,10 @@ class MeshChannel(grpc.aio.Channel):
         self._key = key
         self._idempotent = idempotent
 
-    async def call(self, path: str, options: dict[str, Any], timeout: float | None, is_once: bool) -> RpcReply:
+    async def call(self, path: str, start: _Start, timeout: float | None, *, is_once: bool, streams: bool) -> RpcReply:
         """One call of a method, for the multi-callables. Raises AioRpcError."""
-        request = Request("gRPC", path, {}, NOTHING, not is_once and self._is_idempotent(path), options)
+        is_safe = not is_once and self._is_idempotent(path)
+        request = Request("gRPC", path, {}, NOTHING, is_safe, {"start": start}, is_open_ended=streams)
         call = Call(self._sender, self._service, request, self._key)
         try:
             return await call.run(*self._limits.overridden(timeout, DEFAULT, DEFAULT))

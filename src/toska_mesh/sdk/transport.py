@@ -57,6 +57,8 @@ class Request(NamedTuple):
     is_idempotent: bool
     options: Mapping[str, Any]
     """Passed on to the transport as they are: `params`, `allow_redirects`, …"""
+    is_open_ended: bool = False
+    """A stream that counts as answered once it is open: how long that took says nothing about the service."""
 
 
 class Progress(Protocol):

@@ -29,7 +29,9 @@ from toska_mesh.guard.patience import Patience
 from toska_mesh.model import HealthStatus, ServiceName
 from toska_mesh.resilience import BreakerPolicy, Deadline, Outcome, RetryBudget, RetryPolicy, State
 from toska_mesh.sdk import context as contexts
-from toska_mesh.sdk.bodies import Upload, make_body
+from toska_mesh.sdk.bodies import NOTHING, Upload, make_body
+from toska_mesh.sdk.calls import Call
+from toska_mesh.sdk.transport import Request
 
 PATIENT_BREAKER = BreakerPolicy(failure_threshold=1000)
 
@@ -649,3 +651,12 @@ async def test_an_error_says_that_the_table_is_only_the_last_known_state() -> No
             await mesh.call()
         with pytest.raises(CircuitOpenError, match="only the last known state"):
             await mesh.call()
+
+
+@pytest.mark.parametrize(("is_open_ended", "samples"), [(False, 1), (True, 0)])
+async def test_how_soon_a_stream_is_open_says_nothing_about_the_service(is_open_ended: bool, samples: int) -> None:
+    async with world("a") as mesh:
+        request = Request("gRPC", "/shop/Watch", {}, NOTHING, False, {}, is_open_ended=is_open_ended)
+        patience = Patience(30.0, 90.0, RetryPolicy())
+        await Call(mesh.sender, ORDERS, request, None).run(lambda service: patience, 90.0)
+        assert mesh.target("a").latency.samples == samples
