@@ -41,7 +41,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("app", [FastAPI(), asgi, ASGI(), web.Application()], ids=repr)
+@pytest.mark.parametrize("app", [FastAPI(), asgi, ASGI(), web.Application()], ids=lambda app: type(app).__name__)
 def test_apps_of_every_kind_are_taken(app: object) -> None:
     assert apps.ready(app) is app
 
