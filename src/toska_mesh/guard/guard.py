@@ -1,9 +1,10 @@
 """Keeping requests away from instances that fail or fall silent, and finding out when they are back.
 
 Two kinds of evidence block an instance: its breaker (failures in a row) and suspicion (a request has waited much longer
-than its service usually takes, or for a connection longer than one takes). What ends the block is never a request
-alone: a small probe of our own asks first, so that nobody waits for an instance that may still be hung. The decisions
-are the resilience core's; this shell owns the circuits, reads the clock and runs the probes.
+than its service usually takes, or for a connection longer than one takes). What ends the block is a small probe of our
+own, so that no request waits for an instance that may still be hung; only where a breaker's time is long over and no
+probe is answered, one request has to find out. The decisions are the resilience core's; this shell owns the circuits,
+reads the clock and runs the probes.
 
 The gateway and the SDK's client use this very code: an instance is treated the same whoever sends the requests.
 """
@@ -35,6 +36,9 @@ from toska_mesh.telemetry import event_log
 
 FIRST_PROBE_PAUSE_SECONDS: Final = 0.5
 LONGEST_PROBE_PAUSE_SECONDS: Final = 5.0
+
+UNPROVEN_SECONDS: Final = 10.0
+"""How long an instance whose breaker would let a trial through has to answer a probe first."""
 
 TRIAL_WAITS_SECONDS: Final = 5.0
 """How long the trial of an instance is kept for requests that could be repeated elsewhere."""
@@ -146,6 +150,7 @@ class Guard(Generic[G]):
             if self.admit(target, now) is not None:
                 return target
             target.is_blocked = True  # somebody else has the one trial
+            self._revive(target)  # and may never tell
 
     def _spare_trial(self, service: Service, key: str | None, tried: Sequence[Target], target: G, now: float) -> G:
         """A trial may fail, and a failed request like this cannot be repeated: rather one that can makes the trial.
@@ -290,6 +295,9 @@ class Guard(Generic[G]):
                         if silent_since is None and not request.is_dialling:
                             silent_since = began
                         request.move_on("the instance answers neither the request nor a probe")
+                elif self._clock() - target.circuit.retry_at > UNPROVEN_SECONDS:
+                    target.is_blocked = False  # what takes longer than a probe waits may be well all the same
+                    return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PROBE_PAUSE_SECONDS)
         finally:

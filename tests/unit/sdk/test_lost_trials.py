@@ -61,3 +61,28 @@ async def test_headers_that_are_none_leave_no_trace_at_the_instance() -> None:
         await asyncio.sleep(200)  # and no timer is left that would cancel us
         assert (await mesh.call("GET")).status == 200
         assert not mesh.target("a").is_suspect
+
+
+async def test_two_trials_in_a_row_that_are_never_reported_block_nobody_for_good() -> None:
+    async with world("a", breaker=ONE_FAILURE, ticking=False) as mesh:
+        target, loop = mesh.target("a"), asyncio.get_running_loop()
+        service = mesh.directory.get(ORDERS)
+        assert service is not None
+        mesh.guard.settle(target, target.circuit.epoch, Outcome.FAILURE, loop.time())
+        for _ in range(3):
+            await asyncio.sleep(40)
+            assert mesh.guard.choose(service, None, (), True, loop.time()) is target
+            assert mesh.guard.choose(service, None, (), True, loop.time()) is None
+
+
+async def test_an_instance_that_answers_requests_and_no_probe_comes_back() -> None:
+    async with world("a", breaker=ONE_FAILURE, ticking=False) as mesh:
+        mesh.prober.silent.add("a")  # its health path may take longer than a probe waits
+        mesh.scripts["a"] = [answers(503)]
+        assert (await mesh.call("POST")).status == 503
+        await asyncio.sleep(25)
+        with pytest.raises(CircuitOpenError):
+            await mesh.call("GET")
+        await asyncio.sleep(15)
+        assert (await mesh.call("GET")).status == 200
+        assert mesh.target("a").circuit.state is State.CLOSED
