@@ -5,11 +5,13 @@ caller's. What may not be an address at all is refused before (`model.rules`). P
 """
 
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import unquote
 
 from toska_mesh.model.rules import IPAddress, parse_ip
 
-LAST_RESORT = "127.0.0.1"
+_LOOPBACK_4, _LOOPBACK_6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
+LAST_RESORT = str(_LOOPBACK_4)
 """When neither the request nor the transport names an address (a Unix socket): the caller is on this machine."""
 
 
@@ -32,6 +34,8 @@ def resolve(requested: str, caller: IPAddress | None) -> str:
     ip = parse_ip(host)
     if host and ip is None:
         return host
+    if ip is not None and ip.version == 4 and ip.is_unspecified and caller == _LOOPBACK_6:
+        return str(_LOOPBACK_4)  # it listens on all of IPv4, and came by the other name of this machine
     if ip is None or ip.is_unspecified:
         return LAST_RESORT if caller is None or caller.is_unspecified else str(caller)
     if ip.is_loopback and caller is not None and not (caller.is_loopback or caller.is_unspecified):

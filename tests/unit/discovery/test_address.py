@@ -9,6 +9,7 @@ from toska_mesh.model.rules import parse_ip, problem_with_address
 
 ROUTABLE = ipaddress.ip_address("10.9.8.7")
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
+LOOPBACK_6 = ipaddress.IPv6Address("::1")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,8 @@ LOOPBACK = ipaddress.ip_address("127.0.0.1")
         pytest.param("0.0.0.0", ROUTABLE, "10.9.8.7", id="unspecified becomes the caller"),
         pytest.param("::", ROUTABLE, "10.9.8.7", id="unspecified IPv6 becomes the caller"),
         pytest.param("0.0.0.0", LOOPBACK, "127.0.0.1", id="unspecified becomes a loopback caller too"),
+        pytest.param("0.0.0.0", LOOPBACK_6, "127.0.0.1", id="all of IPv4 is not at the IPv6 name of this machine"),
+        pytest.param("::", LOOPBACK_6, "::1", id="all of IPv6 is"),
         pytest.param("", None, "127.0.0.1", id="no caller known"),
         pytest.param("127.0.0.1", ROUTABLE, "10.9.8.7", id="loopback from elsewhere becomes the caller"),
         pytest.param("::1", ROUTABLE, "10.9.8.7", id="IPv6 loopback from elsewhere becomes the caller"),
@@ -32,7 +35,7 @@ LOOPBACK = ipaddress.ip_address("127.0.0.1")
         pytest.param("localhost", ROUTABLE, "localhost", id="a name is a name"),
     ],
 )
-def test_resolve(asked: str, caller: ipaddress.IPv4Address | None, registered: str) -> None:
+def test_resolve(asked: str, caller: ipaddress.IPv4Address | ipaddress.IPv6Address | None, registered: str) -> None:
     assert problem_with_address(asked) is None
     assert resolve(asked, caller) == registered
 
