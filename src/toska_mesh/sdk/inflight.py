@@ -13,7 +13,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._count = 0
-        self._begun = 0
+        self._begun_at = float("-inf")
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -22,14 +22,14 @@ class InFlight:
         return self._count
 
     @property
-    def begun(self) -> int:
-        """How many there ever were: a number that grows as long as anybody asks."""
-        return self._begun
+    def begun_at(self) -> float:
+        """When the last one began, seconds on the loop's clock; -inf when there was none."""
+        return self._begun_at
 
     def begin(self) -> None:
         """To be followed by exactly one `end`."""
         self._count += 1
-        self._begun += 1
+        self._begun_at = asyncio.get_running_loop().time()
         self._is_idle.clear()
 
     def end(self) -> None:

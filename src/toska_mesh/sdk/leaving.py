@@ -39,6 +39,9 @@ GONE_SECONDS: Final = 5.0
 
 A restart takes one to three. As long as requests come, gateways route to us and know of us: then we wait on."""
 
+QUIET_SECONDS: Final = 60.0
+"""How long ago the last request has to be for that: a service may be asked rarely, and still be asked again."""
+
 TELL_AFTER_SECONDS: Final = 1.0
 """A step that waits for the mesh for longer is said to."""
 
@@ -128,9 +131,9 @@ async def nothing_in_flight() -> None:
     """For hosts without requests of their own."""
 
 
-def never_asked() -> int:
+def never_asked() -> float:
     """For hosts without requests of their own."""
-    return 0
+    return float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class _Silence:
 
     since: float
     last: float
-    asked: int
+    asked_at: float
 
 
 class Leaving:
@@ -153,11 +156,11 @@ class Leaving:
         drain_seconds: float = 30.0,
         notice_seconds: float = 31.0,
         idle: Callable[[], Awaitable[None]] = nothing_in_flight,
-        asked: Callable[[], int] = never_asked,
+        asked_at: Callable[[], float] = never_asked,
         hurry: asyncio.Event | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """`idle` returns once nothing is in flight, `asked` counts the requests that ever came.
+        """`idle` returns once nothing is in flight, `asked_at` says when the last request came (-inf: none did).
 
         Setting `hurry` ends all waiting; 0 `drain_seconds` never begins.
         `notice_seconds` is how long gateways may take to ask, where the control plane cannot say that they have.
@@ -168,7 +171,7 @@ class Leaving:
         self._drain_seconds = drain_seconds
         self._notice_seconds = notice_seconds
         self._idle = idle
-        self._asked = asked
+        self._asked_at = asked_at
         self._hurry = hurry or asyncio.Event()
         self._rng = rng or random.Random()
         self._ends = 0.0
@@ -324,7 +327,7 @@ class Leaving:
                 failures += 1
                 self._trouble = str(exc)
                 if self._is_gone(exc, loop.time()):
-                    raise _GivenUpError(f"{exc} for {GONE_SECONDS:g} s, and no request came") from exc
+                    raise _GivenUpError(f"{exc} for {GONE_SECONDS:g} s, and no request came lately") from exc
             await asyncio.sleep(min(_LONGEST_PAUSE_SECONDS, wait_seconds(failures, self._rng)))
         raise _GivenUpError(self._trouble)
 
@@ -332,11 +335,11 @@ class Leaving:
         if not isinstance(exc, NobodyListensError) or not exc.is_here:
             self._silence = None
             return False
-        silence, asked = self._silence, self._asked()
-        goes_on = silence is not None and silence.asked == asked and now - silence.last <= _IN_A_ROW_SECONDS
+        silence, asked_at = self._silence, self._asked_at()
+        goes_on = silence is not None and silence.asked_at == asked_at and now - silence.last <= _IN_A_ROW_SECONDS
         since = silence.since if silence is not None and goes_on else now
-        self._silence = _Silence(since, now, asked)
-        return now - since >= GONE_SECONDS
+        self._silence = _Silence(since, now, asked_at)
+        return now - since >= GONE_SECONDS and now - asked_at >= QUIET_SECONDS
 
     def _tell_what_is_waited_for(self, name: str, deadline: float) -> None:
         if self._is_hurried:

@@ -40,8 +40,8 @@ GRANIAN: Final = "granian"
 SERVERS: Final = (UVICORN, GRANIAN)
 """What an ASGI app can be served with; an aiohttp Application brings its own."""
 
-_CUTTING_SECONDS = 0.5
-"""What a host takes to end requests that it does not wait for any longer."""
+_CUTTING_SECONDS = 1.5
+"""What a host takes to end requests that it does not wait for any longer, and the process to end after that."""
 _LAST_SECONDS = 1.0
 """What closing the port may take when leaving has used up its time."""
 

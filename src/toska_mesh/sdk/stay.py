@@ -27,7 +27,7 @@ log = event_log("sdk")
 SHUT_DOWN = "shutting down"
 """What the other SDKs of the family say too."""
 
-CLOSING_SECONDS = 1.5
+CLOSING_SECONDS = 2.5
 """Of the time for leaving, what is kept for closing: to end what has outlived all waiting. Whoever sent SIGTERM may
 send SIGKILL when that time is over (Kubernetes after 30 s, our default)."""
 
@@ -145,7 +145,7 @@ class Stay:
                 drain_seconds=max(0.0, self.seconds_left - min(CLOSING_SECONDS, options.drain_seconds / 4)),
                 notice_seconds=options.notice_seconds,
                 idle=self._idle,
-                asked=lambda: self.edge.in_flight.begun,
+                asked_at=lambda: self.edge.in_flight.begun_at,
                 hurry=self.hurry,
                 rng=self._rng,
             )

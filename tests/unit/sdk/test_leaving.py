@@ -148,20 +148,20 @@ def nobody(is_here: bool = True) -> NobodyListensError:
     return NobodyListensError("nobody listens at discovery=localhost:8080", is_here=is_here)
 
 
-async def leave_without(trouble: object, asked: Callable[[], int] = lambda: 7) -> LeaveReport:
+async def leave_without(trouble: object, asked_at: Callable[[], float] = lambda: -100.0) -> LeaveReport:
     """Leave while every step meets the same trouble."""
     enrolment = ScriptedEnrolment()
     async with member(enrolment) as joined:
         for method in ("report", "wait_applied", "deregister"):
             enrolment.script(method, [trouble])
-        return await leave(joined, drain_seconds=30, asked=asked)
+        return await leave(joined, drain_seconds=30, asked_at=asked_at)
 
 
 async def test_a_mesh_that_is_gone_from_this_machine_is_not_waited_for_to_the_end() -> None:
     report = await leave_without(nobody())
     assert 5 <= report.seconds <= 6
     assert [step.name for step in report.given_up] == [MARK, DEREGISTER]
-    assert report.step(MARK).words == "nobody listens at discovery=localhost:8080 for 5 s, and no request came"
+    assert report.step(MARK).words == "nobody listens at discovery=localhost:8080 for 5 s, and no request came lately"
     assert report.step(DEREGISTER).seconds < 0.1  # the same silence goes on
 
 
@@ -170,7 +170,11 @@ async def test_it_is_waited_for_where_only_a_network_says_that_nobody_listens() 
 
 
 async def test_it_is_waited_for_as_long_as_gateways_send_requests() -> None:
-    assert (await leave_without(nobody(), lambda: int(asyncio.get_running_loop().time() / 3))).seconds > 16
+    assert (await leave_without(nobody(), lambda: asyncio.get_running_loop().time() // 3 * 3)).seconds > 16
+
+
+async def test_it_is_waited_for_by_a_service_that_is_asked_rarely() -> None:
+    assert (await leave_without(nobody(), lambda: -20.0)).seconds > 16
 
 
 @pytest.mark.parametrize("other", [away("busy"), True], ids=["another trouble", "an answer"])
