@@ -228,8 +228,8 @@ async def test_a_wait_may_be_as_long_as_a_drain_but_not_for_ever(edge: Edge, stu
     for seconds in (120, 3600):
         await stub.WaitApplied(pb.WaitAppliedRequest(serviceName="orders"), timeout=seconds)
     drain, longest = edge.barrier.deadlines
-    assert 100 < drain < 300  # counted from when the test looks, which may be late
-    assert 500 < longest < 700
+    assert 100 < drain < 120, "gRPC rounds what it sends up, and the answer has to be in time all the same"
+    assert 599 < longest < 600
 
 
 async def test_the_more_wait_the_more_time_there_is_to_answer_them(
